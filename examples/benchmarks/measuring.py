@@ -1,0 +1,108 @@
+"""Fits one estimator on ITERATER, measures it, and keeps the figures in a file of JSON lines so that a run can be
+continued."""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+from sklearn.model_selection import train_test_split
+
+from sklearn_irt import IRTuningClassifier, fetch_iterater
+
+
+def parse_arguments(description: str, seeds: int, results: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--data", help="folder with train.jsonl and dev.jsonl (default: scikit-learn's data home, then the hub)"
+    )
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0 (default {seeds})")
+    parser.add_argument(
+        "--results", type=Path, default=Path(results), help=f"file that lines are appended to (default {results})"
+    )
+    return parser
+
+
+def load_parts(data: str | None, n_pairs: int | None = None, seed: int = 0) -> tuple[Any, Any, Any, Any]:
+    """Load train and dev; with ``n_pairs``, a stratified part of train."""
+    X, y = fetch_iterater("train", data_home=data, return_X_y=True, as_frame=True)
+    X_dev, y_dev = fetch_iterater("dev", data_home=data, return_X_y=True, as_frame=True)
+    if n_pairs is not None:
+        X, _, y, _ = train_test_split(X, y, train_size=n_pairs, stratify=y, random_state=seed)
+    return X, y, X_dev, y_dev
+
+
+def measure(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:
+    """Fit on train, judge on dev."""
+    start = time.perf_counter()
+    estimator.fit(X, y)
+    fitted = time.perf_counter()
+    prediction = estimator.predict(X_dev)
+    figures = {
+        "macro_f1": round(float(f1_score(y_dev, prediction, average="macro")), 4),
+        "fit_seconds": round(fitted - start, 1),
+        "predict_seconds": round(time.perf_counter() - fitted, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        // (2**20 if sys.platform == "darwin" else 2**10),
+    }
+    if isinstance(estimator, IRTuningClassifier):
+        figures |= {"precision": estimator.precision_, "share_training": round(share_in_training(estimator), 3)}
+    return figures
+
+
+def share_in_training(classifier: IRTuningClassifier) -> float:
+    """Return the share of the adapter parameters in training, mean over the steps."""
+    parameters = classifier.net_.module_.layer_parameters()
+    counts = np.array([sum(p.numel() for p in parameters[layer]) for layer in classifier.candidate_layers_])
+    return float((classifier.active_layers_ @ counts).mean() / counts.sum())
+
+
+def run_once(results: Path, key: dict[str, Any], make_figures: Any) -> None:
+    """Append the figures of one run, unless the file has them; flushed at once, so that nothing measured is lost."""
+    if any(all(line.get(name) == value for name, value in key.items()) for line in read_results(results)):
+        return
+    line = {**key, **make_figures(), "processor": processor(), "date": time.strftime("%Y-%m-%d")}
+    with results.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line), flush=True)
+
+
+def read_results(results: Path) -> list[dict[str, Any]]:
+    """Read the lines that runs have appended."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def print_table(results: Path, by: list[str]) -> None:
+    """Print mean and deviation over the seeds."""
+    lines = pd.DataFrame(read_results(results))
+    figures = [
+        c for c in ("macro_f1", "fit_seconds", "predict_seconds", "peak_memory_mb", "share_training") if c in lines
+    ]
+    table = lines.groupby(by)[figures].agg("mean").round(3)
+    table.insert(0, "runs", lines.groupby(by).size())
+    table.insert(2, "deviation", lines.groupby(by)["macro_f1"].std().round(3))
+    print(table.to_string())
+    print(f"machine: {', '.join(sorted(set(lines['processor'])))}")
+
+
+def processor() -> str:
+    """Name the processor and the instructions that decide which arithmetic is fast."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "unknown")
+    kinds = [
+        kind
+        for flag, kind in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-bf16"), ("avx512f", "AVX512"))
+        if flag in text
+    ]
+    return f"{name}, {text.count('processor	:')} cores, {kinds[0] if kinds else 'AVX2 only'}"

@@ -1,0 +1,20 @@
+"""Fine-tune LLMs for text classification behind scikit-learn's fit and predict."""
+
+from .baselines import EditFeatures, make_edit_baseline
+from .classifier import IRTuningClassifier
+from .datasets import fetch_iterater, load_sample_revisions
+from .selection import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EditFeatures",
+    "FixedSelection",
+    "FullSelection",
+    "GradientNormSelection",
+    "IRTuningClassifier",
+    "LayerSelection",
+    "fetch_iterater",
+    "load_sample_revisions",
+    "make_edit_baseline",
+]

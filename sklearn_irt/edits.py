@@ -1,0 +1,54 @@
+"""Finds what changed between two texts, word by word."""
+
+import re
+from collections.abc import Callable
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+# A word keeps the white space before it, so that joined words give back the text to the letter.
+_WORD = re.compile(r"\s*(?:\w+(?:['’]\w+)*|[^\w\s])|\s+\Z")
+
+
+class Piece(NamedTuple):
+    """A stretch of two texts that is either the same in both or was edited."""
+
+    before: str
+    after: str
+    edited: bool
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into words and punctuation marks, each with the white space before it."""
+    return _WORD.findall(text)
+
+
+def find_edits(before: str, after: str) -> list[Piece]:
+    """Align two texts word by word.
+
+    Parameters
+    ----------
+    before, after : str
+        The text before and after the revision.
+
+    Returns
+    -------
+    pieces : list of Piece
+        Unchanged and edited pieces in the order of the text. The ``before`` sides joined are the first
+        text, the ``after`` sides joined are the second. White space alone counts as an edit only where
+        nothing else was edited.
+    """
+    words_before, words_after = split_words(before), split_words(after)
+    pieces = _align(words_before, words_after, key=str.strip)
+    if before != after and not any(piece.edited for piece in pieces):
+        pieces = _align(words_before, words_after, key=str)
+    return pieces
+
+
+def _align(words_before: list[str], words_after: list[str], key: Callable[[str], str]) -> list[Piece]:
+    matcher = SequenceMatcher(
+        None, [key(word) for word in words_before], [key(word) for word in words_after], autojunk=False
+    )
+    return [
+        Piece("".join(words_before[i1:i2]), "".join(words_after[j1:j2]), operation != "equal")
+        for operation, i1, i2, j1, j2 in matcher.get_opcodes()
+    ]

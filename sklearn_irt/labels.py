@@ -1,0 +1,102 @@
+"""Reads class labels and refuses those that cannot be learned."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import compute_class_weight
+from sklearn.utils._missing import is_pandas_na, is_scalar_nan
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, assert_all_finite, column_or_1d
+
+
+def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Encode class labels.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_rows,)
+        Labels of any sortable kind.
+    n_rows : int
+        Rows of X.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        The distinct labels, sorted.
+    labels : ndarray of shape (n_rows,), dtype int64
+        Index of each row's class.
+
+    Raises
+    ------
+    TypeError
+        If y mixes kinds of labels.
+    ValueError
+        If y is missing, of another length, no classification target, has a missing label or fewer than two classes.
+    """
+    if y is None:
+        raise ValueError("IRTuningClassifier requires y to be passed, but the target y is None.")
+    y = column_or_1d(y, warn=True)
+    if len(y) != n_rows:
+        raise ValueError(
+            f"X has {n_rows} rows, but y has {len(y)} labels: "
+            "found input variables with inconsistent numbers of samples."
+        )
+    missing = [row for row, label in enumerate(y) if label is None or is_pandas_na(label) or is_scalar_nan(label)]
+    if missing:
+        raise ValueError(
+            f"Input y contains NaN: row {missing[0]} has no label ({len(missing)} in all). Drop these rows of X and y."
+        )
+    assert_all_finite(y, input_name="y")
+    kinds = {str if isinstance(label, str) else float for label in y.tolist()}
+    if len(kinds) > 1:
+        raise TypeError("y mixes strings and other labels; make them all of one kind, for example y.astype(str).")
+    check_classification_targets(y)
+    classes, labels = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has one class only, {classes[0]!r}; a classifier needs at least two classes.")
+    return classes, labels.astype(np.int64)
+
+
+def weigh_rows(
+    classes: NDArray[Any], labels: NDArray[np.int64], class_weight: Any, sample_weight: Any
+) -> NDArray[np.float64]:
+    """Multiply each row's own weight by its class's.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The distinct labels.
+    labels : ndarray of shape (n_rows,), dtype int64
+        Index of each row's class.
+    class_weight : {"balanced", "sqrt-balanced"}, dict or None
+        "balanced" is n_samples / (n_classes * count), where a row counts by its sample weight, as
+        :func:`sklearn.utils.compute_class_weight` has it; "sqrt-balanced" is its square root.
+    sample_weight : array-like of shape (n_rows,) or None
+        None weighs each row 1.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_rows,), dtype float64
+        Weight of each row's loss.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, or fewer than two classes have weight.
+    """
+    weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
+    present = np.unique(labels[weights > 0])
+    if len(present) < 2:
+        raise ValueError(
+            "Fewer than two classes have a positive sample_weight; a classifier needs at least two classes."
+        )
+    by_class = np.ones(len(classes))
+    if class_weight in ("balanced", "sqrt-balanced"):
+        balanced = compute_class_weight(
+            "balanced", classes=present, y=labels[weights > 0], sample_weight=weights[weights > 0]
+        )
+        by_class[present] = np.sqrt(balanced) if class_weight == "sqrt-balanced" else balanced
+    elif class_weight is not None:
+        by_class = compute_class_weight(class_weight, classes=classes, y=classes[labels])
+    return weights * by_class[labels]

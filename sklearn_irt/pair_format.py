@@ -1,0 +1,127 @@
+"""Writes a revision pair as the one text that a backbone reads, no longer than it may be."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from .edits import Piece, find_edits, split_words
+from .pairs import Pair
+
+PairFormat = str | Callable[[str, str], str]
+OMITTED = " …"
+
+
+def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -> str:
+    """Write a pair as text.
+
+    Parameters
+    ----------
+    pair : Pair
+        What to write; a single text is returned as it is.
+    pair_format : {"before-after", "instruction", "inline-diff"} or callable
+        How to write it; a callable gets the two texts and returns one.
+    intentions : sequence of str
+        The classes, which "instruction" names.
+
+    Returns
+    -------
+    text : str
+        The text that the backbone's tokenizer gets.
+
+    Raises
+    ------
+    TypeError
+        If a callable returns anything but a string.
+    """
+    if pair.before is None:
+        return pair.after
+    if callable(pair_format):
+        text = pair_format(pair.before, pair.after)
+        if not isinstance(text, str):
+            raise TypeError(f"pair_format returned {type(text).__name__} instead of a string for {repr(pair):.120}.")
+        return text
+    if pair_format == "before-after":
+        return f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}"
+    if pair_format == "instruction":
+        return (
+            f"Why was this text revised? Choose one intention: {', '.join(intentions)}.\n"
+            f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}\nIntention:"
+        )
+    return _write_inline_diff(find_edits(pair.before, pair.after))
+
+
+def _write_inline_diff(pieces: list[Piece]) -> str:
+    marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
+    edits = "".join(_mark(piece) for piece in pieces if piece.edited)
+    return f"{marked.strip()}\nEdits:{edits or ' none'}"
+
+
+def _mark(piece: Piece) -> str:
+    """Write "old" -> "new" as " [-old][+new]"; an addition or a deletion has one of the two."""
+    deleted, added = piece.before.strip(), piece.after.strip()
+    if not deleted and not added:
+        return f" [-{piece.before}][+{piece.after}]"
+    return " " + (f"[-{deleted}]" if deleted else "") + (f"[+{added}]" if added else "")
+
+
+def shorten_pair(pair: Pair, fits: Callable[[Pair], bool]) -> Pair:
+    """Cut a pair around its edits until it fits.
+
+    Unchanged words go first, those farthest from an edit before the others; when the edits alone are still too
+    long, each keeps the first words of both sides. So what was edited survives in every format.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair to cut; a single text keeps its first words.
+    fits : callable
+        Takes a pair, says whether its text is short enough.
+
+    Returns
+    -------
+    shorter : Pair
+        The longest of the cut pairs that fit; the shortest one where none fits.
+    """
+    if pair.before is None:
+        words = split_words(pair.after)
+        return _longest_that_fits(lambda n: Pair(None, "".join(words[: n + 1])), len(words), fits)
+    pieces = find_edits(pair.before, pair.after)
+    longest = max(len(split_words(text)) for piece in pieces for text in piece[:2])
+    shorter = _longest_that_fits(lambda n: _join(_keep_near_edits(pieces, n)), longest, fits)
+    if fits(shorter):
+        return shorter
+    edits = _keep_near_edits(pieces, 0)
+    return _longest_that_fits(lambda n: _join([_keep_first(p, n + 1) for p in edits]), longest, fits)
+
+
+def _longest_that_fits(cut: Callable[[int], Pair], longest: int, fits: Callable[[Pair], bool]) -> Pair:
+    too_long = bisect_right(range(longest), False, key=lambda n: not fits(cut(n)))
+    return cut(max(too_long - 1, 0))
+
+
+def _join(pieces: list[Piece]) -> Pair:
+    return Pair("".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces))
+
+
+def _keep_near_edits(pieces: list[Piece], n_words: int) -> list[Piece]:
+    """Leave out the unchanged words that are more than ``n_words`` away from every edit."""
+    kept = []
+    for position, piece in enumerate(pieces):
+        words = split_words(piece.after)
+        n_first = n_words if position > 0 else 0
+        n_last = n_words if position < len(pieces) - 1 else 0
+        if not piece.edited and len(words) > n_first + n_last + 1:
+            text = "".join(words[:n_first]) + OMITTED + "".join(words[len(words) - n_last :])
+            piece = Piece(text, text, False)
+        kept.append(piece)
+    return kept
+
+
+def _keep_first(piece: Piece, n_words: int) -> Piece:
+    if not piece.edited:
+        return piece
+    return Piece(_first_words(piece.before, n_words), _first_words(piece.after, n_words), True)
+
+
+def _first_words(text: str, n_words: int) -> str:
+    words = split_words(text)
+    return text if len(words) <= n_words else "".join(words[:n_words]) + OMITTED

@@ -1,0 +1,120 @@
+"""Reads what a user calls revision pairs, or plain texts, and refuses everything else with a reason."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.utils._missing import is_pandas_na, is_scalar_nan
+from sklearn.utils.validation import _get_feature_names
+
+
+class Pair(NamedTuple):
+    """A text before and after a revision; ``before`` is None where there is a single text to classify."""
+
+    before: str | None
+    after: str
+
+
+def read_pairs(X: Any) -> list[Pair]:
+    """Read revision pairs, or single texts, from any container that scikit-learn users hold them in.
+
+    Parameters
+    ----------
+    X : DataFrame, Series, array-like or list
+        Two columns are revision pairs, the first column before and the second after; one column, or
+        one dimension, are single texts. A missing side (None, NaN, ``pd.NA``) is the empty text.
+
+    Returns
+    -------
+    pairs : list of Pair
+        One entry a row.
+
+    Raises
+    ------
+    TypeError
+        If X is sparse, is no container of rows, or a cell is not a string; the message names row and column.
+    ValueError
+        If X has no rows, more than two columns, rows of unequal length, or a row without any text.
+    """
+    columns = column_names(X)
+    table = _as_table(X)
+    if table.shape[0] == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={table.shape}) while a minimum of 1 is required: X has no rows."
+        )
+    if table.shape[1] not in (1, 2):
+        raise ValueError(
+            f"X has {table.shape[1]} columns"
+            + (f" ({', '.join(map(repr, columns))})" if columns else "")
+            + "; expected two (the text before, the text after) or one (a text to classify). "
+            "Select the columns first, for example X[['before', 'after']]."
+        )
+    return [_read_row(cells, row, columns) for row, cells in enumerate(table)]
+
+
+def column_names(X: Any) -> list[str] | None:
+    """Return the column names of a frame as scikit-learn sees them, or None."""
+    names = _get_feature_names(X) if getattr(X, "ndim", 2) == 2 else None
+    return None if names is None else list(names)
+
+
+def _as_table(X: Any) -> NDArray[np.object_]:
+    if issparse(X):
+        raise TypeError(
+            "Sparse data was passed for X, but texts are required: pass a DataFrame, an array or a list of texts."
+        )
+    if isinstance(X, (str, bytes)) or (not hasattr(X, "__len__") and not hasattr(X, "__array__")):
+        raise TypeError(
+            "X must be a DataFrame, an array, or a list of texts or of (before, after) tuples, "
+            f"got {type(X).__name__}: {repr(X):.80}."
+        )
+    table = _list_as_table(X) if isinstance(X, (list, tuple)) else np.asarray(X, dtype=object)
+    if table.ndim == 1:
+        table = table.reshape(-1, 1)
+    if table.ndim != 2:
+        raise ValueError(f"X must have one or two dimensions, got {table.ndim}. Reshape your data to (n_samples, 2).")
+    return table
+
+
+def _list_as_table(rows: Sequence[Any]) -> NDArray[np.object_]:
+    # np.asarray would take a list of strings of unequal kinds apart or guess a dtype: rows are counted here.
+    widths = [len(row) if isinstance(row, (list, tuple, np.ndarray)) else None for row in rows]
+    for row, width in enumerate(widths):
+        if width != widths[0]:
+            raise ValueError(
+                f"Row {row} of X has {_describe_width(width)} while row 0 has {_describe_width(widths[0])}: "
+                "every row must be a (before, after) pair, or every row a single text."
+            )
+    table = np.empty((len(rows), widths[0] or 1) if rows else (0, 1), dtype=object)
+    for row, cells in enumerate(rows):
+        table[row] = list(cells) if widths[0] is not None else [cells]
+    return table
+
+
+def _describe_width(width: int | None) -> str:
+    return "a single value" if width is None else f"{width} values"
+
+
+def _read_row(cells: NDArray[np.object_], row: int, columns: list[str] | None) -> Pair:
+    texts = [_read_cell(cell, row, column, columns) for column, cell in enumerate(cells)]
+    if not any(text.strip() for text in texts):
+        raise ValueError(
+            f"Row {row} of X has no text"
+            + (" on either side" if len(texts) == 2 else "")
+            + ": drop the row or fill it."
+        )
+    return Pair(texts[0], texts[1]) if len(texts) == 2 else Pair(None, texts[0])
+
+
+def _read_cell(cell: Any, row: int, column: int, columns: list[str] | None) -> str:
+    if isinstance(cell, str):
+        return str(cell)
+    if cell is None or is_pandas_na(cell) or is_scalar_nan(cell):
+        return ""
+    name = repr(columns[column]) if columns else str(column)
+    raise TypeError(
+        f"Row {row}, column {name} of X holds {type(cell).__name__} {repr(cell):.80}, but the argument must be a string "
+        "(or None for a missing side). Convert the column with .astype(str), or select the text columns."
+    )

@@ -1,0 +1,141 @@
+"""Which arithmetic is fastest on this processor: timed, not guessed from its name."""
+
+import time
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Parameters above which a fit on a CPU gets a warning.
+LARGE_BACKBONE = 1e9
+# Enough work to time, and under half a second where bf16 is emulated (AVX2 only: 0.0014 TFLOP/s was measured).
+_OPERATIONS = 5e8
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn "auto" into CUDA, then MPS, then the CPU; anything else into the device of that name.
+
+    Parameters
+    ----------
+    device : str
+        "auto" or a torch device such as "cpu" or "cuda:1".
+
+    Returns
+    -------
+    device : torch.device
+        The device.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} cannot be used here: {error}. Use 'auto' or 'cpu'.") from error
+    return torch.device(device)
+
+
+@cache
+def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.device) -> float:
+    """Time a matrix product, once a process.
+
+    Parameters
+    ----------
+    precision : {"fp32", "bf16"}
+        The arithmetic.
+    n_inputs, n_outputs : int
+        Size of the weight matrix.
+    device : torch.device
+        Where it runs.
+
+    Returns
+    -------
+    rate : float
+        Operations a second, the best of up to five runs.
+    """
+    n_rows = max(16, min(512, int(_OPERATIONS / (2 * n_inputs * n_outputs))))
+    rows = torch.ones(n_rows, n_inputs, dtype=DTYPES[precision], device=device)
+    weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
+    seconds = [_time_product(rows, weight)]
+    while len(seconds) < 6 and sum(seconds) < 0.5:
+        seconds.append(_time_product(rows, weight))
+    return 2 * n_rows * n_inputs * n_outputs / min(seconds)
+
+
+def _time_product(rows: torch.Tensor, weight: torch.Tensor) -> float:
+    start = time.perf_counter()
+    product = torch.nn.functional.linear(rows, weight)
+    product[0, 0].item()  # waits for a device that computes asynchronously
+    return time.perf_counter() - start
+
+
+def choose_precision(precision: str, n_inputs: int, n_outputs: int, device: torch.device) -> str:
+    """Turn "auto" into the faster of "fp32" and "bf16" for a matrix product of this size.
+
+    Parameters
+    ----------
+    precision : {"auto", "fp32", "bf16"}
+        What the user asked for.
+    n_inputs, n_outputs : int
+        Size of the backbone's own products: hidden size and feed-forward size.
+    device : torch.device
+        Where it runs.
+
+    Returns
+    -------
+    precision : {"fp32", "bf16"}
+        The arithmetic to use.
+    """
+    if precision != "auto":
+        return precision
+    return max(DTYPES, key=lambda name: product_rate(name, n_inputs, n_outputs, device))
+
+
+def product_size(config: Any) -> tuple[int, int]:
+    """Return the hidden and the feed-forward size of a backbone, which most of its products have."""
+    config = config.get_text_config()
+    return config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+
+def count_operations(n_parameters: int, n_tokens: int, prefix_share: float, max_epochs: int) -> float:
+    """Count the operations that a fit costs at the least.
+
+    A token costs 2 operations a parameter in the frozen prefix, once; in the trained part it costs 2 forwards and 2 for
+    the gradient of the activations in every epoch (frozen weights need no gradient of their own).
+
+    Parameters
+    ----------
+    n_parameters : int
+        Of the backbone.
+    n_tokens : int
+        Of all training texts.
+    prefix_share : float
+        Share of the layers below the lowest candidate.
+    max_epochs : int
+        Passes over the trained part.
+
+    Returns
+    -------
+    n_operations : float
+        Multiplications and additions.
+    """
+    return 2 * n_parameters * n_tokens * (prefix_share + 2 * max_epochs * (1 - prefix_share))
+
+
+def warn_of_slow_fit(n_parameters: int, seconds: float) -> None:
+    """Warn that a backbone is large for a CPU, with the least time that the fit will take."""
+    warnings.warn(
+        f"The backbone has {n_parameters / 1e9:.1f} billion parameters: on this CPU the fit will take at least "
+        f"{seconds / 3600:.1f} hours, at the rate just measured. "
+        "Use a GPU, a smaller backbone, or fewer candidate_layers.",
+        UserWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,120 @@
+"""The interface between a way to choose layers and the training that obeys it."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+
+
+class LayerSelection(BaseEstimator, metaclass=ABCMeta):
+    """A way to choose which candidate layers train at a step.
+
+    Training calls :meth:`begin` once, then :meth:`select` before and :meth:`observe` after the backward pass
+    of every step. Layers are named by their index in the backbone. A strategy sees numbers only, never a
+    module.
+
+    Attributes
+    ----------
+    layers_ : ndarray of shape (n_candidates,), dtype int
+        The candidate layers of this fit, ascending.
+    scores_ : ndarray of shape (n_candidates,), dtype float
+        The score of each candidate layer; the larger, the more important. NaN where a strategy keeps none.
+    """
+
+    def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
+        """Start a fit.
+
+        Parameters
+        ----------
+        layers : array-like of int
+            The candidate layers, ascending.
+        random_state : RandomState
+            The only source of chance that the strategy may use.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of the strategy cannot be met with these candidates.
+        """
+        self._validate_params()
+        self.layers_: NDArray[np.intp] = np.asarray(layers, dtype=np.intp)
+        self.scores_: NDArray[np.float64] = np.full(len(self.layers_), np.nan)
+        self.random_state_ = random_state
+
+    @abstractmethod
+    def select(self, step: int) -> NDArray[np.intp]:
+        """Return the layers to train.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step in this fit, from 0.
+
+        Returns
+        -------
+        layers : ndarray of int
+            A subset of ``layers_``, not empty.
+        """
+
+    def observe(self, step: int, gradient_norms: Mapping[int, Sequence[float]]) -> None:
+        """Take note of the gradients of a step; the default takes none.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step in this fit, from 0.
+        gradient_norms : mapping of int to sequence of float
+            For every layer that trained: the L2 norm of each of its trainable tensors' gradients, before clipping.
+        """
+
+
+def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
+    """Turn a user's choice of layers into indices.
+
+    Parameters
+    ----------
+    layers : {"all"}, int, float or sequence of int
+        All layers; the ``int`` top ones; that share of the layers, from the top (at least one); or their indices, where
+        negative ones count from the top.
+    n_layers : int
+        How many layers there are.
+    name : str
+        The parameter's name, for the error.
+
+    Returns
+    -------
+    indices : ndarray of int
+        Ascending, without repetition.
+
+    Raises
+    ------
+    ValueError
+        If there are no such layers.
+    """
+    if isinstance(layers, str):
+        if layers == "all":
+            return np.arange(n_layers)
+        raise ValueError(f"{name}={layers!r} is not understood: use 'all', a number, a share, or a list of indices.")
+    if isinstance(layers, Integral) and not isinstance(layers, (bool, np.bool_)):
+        if not 1 <= int(layers) <= n_layers:
+            raise ValueError(f"{name}={layers} asks for the top {layers} layers, but there are {n_layers}.")
+        return np.arange(n_layers - int(layers), n_layers)
+    if isinstance(layers, Real) and not isinstance(layers, (bool, np.bool_)):
+        if not 0 < float(layers) <= 1:
+            raise ValueError(f"{name}={layers} must be a share in (0, 1].")
+        return np.arange(n_layers - max(1, round(float(layers) * n_layers)), n_layers)
+    return _listed_indices(layers, n_layers, name)
+
+
+def _listed_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
+    indices = np.asarray(layers)
+    if indices.ndim != 1 or indices.size == 0 or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"{name}={layers!r} must be a list of layer indices (integers), not empty.")
+    unknown = [int(i) for i in indices if not -n_layers <= i < n_layers]
+    if unknown:
+        raise ValueError(f"{name} names layer {unknown[0]}, but the backbone's layers are 0 to {n_layers - 1}.")
+    return np.unique(np.where(indices < 0, indices + n_layers, indices)).astype(np.intp)

@@ -1,0 +1,85 @@
+"""Trains the layers that the user names."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .base import LayerSelection
+
+
+class FixedSelection(LayerSelection):
+    """Train the same layers at every step: those the user names.
+
+    Parameters
+    ----------
+    layers : int or sequence of int
+        An int n trains the n top candidate layers ("last-n"); a sequence names layers by their index in the backbone,
+        and each must be a candidate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_irt.selection import FixedSelection
+    >>> selection = FixedSelection(layers=2)
+    >>> selection.begin([4, 5, 6], np.random.RandomState(0))
+    >>> selection.select(step=0).tolist()
+    [5, 6]
+    """
+
+    _parameter_constraints: dict = {"layers": ["array-like", Integral]}
+
+    def __init__(self, layers: Any) -> None:
+        self.layers = layers
+
+    def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
+        """Start a fit.
+
+        Parameters
+        ----------
+        layers : array-like of int
+            The candidate layers, ascending.
+        random_state : RandomState
+            Not used.
+
+        Raises
+        ------
+        ValueError
+            If a named layer is not a candidate, or there are fewer than n candidates.
+        """
+        super().begin(layers, random_state)
+        self.selected_ = self._top() if isinstance(self.layers, Integral) else self._named()
+
+    def select(self, step: int) -> NDArray[np.intp]:
+        """Return the named layers.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, not used.
+
+        Returns
+        -------
+        layers : ndarray of int
+            The layers to train, ascending.
+        """
+        return self.selected_
+
+    def _top(self) -> NDArray[np.intp]:
+        if not 1 <= self.layers <= len(self.layers_):
+            raise ValueError(
+                f"FixedSelection(layers={self.layers}) asks for the top {self.layers} layers, "
+                f"but there are {len(self.layers_)} candidates."
+            )
+        return self.layers_[-self.layers :]
+
+    def _named(self) -> NDArray[np.intp]:
+        named = np.unique(np.asarray(self.layers))
+        outside = np.setdiff1d(named, self.layers_)
+        if named.size == 0 or outside.size:
+            raise ValueError(
+                f"FixedSelection(layers={self.layers!r}) must name candidate layers, which are "
+                f"{self.layers_.tolist()}; choose others, or widen candidate_layers."
+            )
+        return named.astype(np.intp)

@@ -1,0 +1,146 @@
+"""What training changes: the candidate layers' adapters and the classification head, as one torch module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.helpers import disable_input_dtype_casting
+from torch import nn
+from transformers import PreTrainedModel
+
+from .adapters import attach_adapters
+from .backbone import Backbone, get_layers
+from .prefix import inject_states, share_weights, skip_prefix
+
+
+class TrainedPart(nn.Module):
+    """A backbone from its lowest candidate layer up: prefix states in, logits out.
+
+    The frozen weights are the backbone's own tensors; adapters and head belong to this module alone. ``state_dict`` and
+    pickle hold adapters and head only: a pickle loads the backbone again from where it was.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The frozen LLM.
+    layers : sequence of int
+        The candidate layers, ascending.
+    adapter : PeftConfig
+        What is attached to each of them.
+    seed : int
+        Of the adapters' initial values. The global generator is left as it was.
+
+    Attributes
+    ----------
+    first_layer : int
+        The lowest candidate layer.
+    """
+
+    def __init__(self, backbone: Backbone, layers: Sequence[int], adapter: PeftConfig, seed: int) -> None:
+        super().__init__()
+        self.origin = (backbone, layers, adapter, seed)
+        self.layers = [int(layer) for layer in layers]
+        self.first_layer = self.layers[0]
+        self._frozen = {id(tensor) for tensor in backbone.model.state_dict(keep_vars=True).values()}
+        self.backbone = backbone
+        self.model = share_weights(backbone.model, own=_head_parameters(backbone.model))
+        skip_prefix(self.model, backbone.stack, self.first_layer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            attach_adapters(self.model, backbone.stack, self.layers, adapter)
+        self._own_what_trains()
+        self._prepare_head()
+
+    def forward(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        states : Tensor of shape (n_texts, n_tokens, hidden_size), dtype bfloat16
+            What enters the lowest candidate layer, padded on the right.
+        input_ids, attention_mask : Tensor of shape (n_texts, n_tokens), dtype int64
+            The tokens, and 1 where they are not padding.
+
+        Returns
+        -------
+        logits : Tensor of shape (n_texts, n_classes), dtype float32
+            One row a text.
+        """
+        states = states.to(next(self.backbone.model.parameters()).dtype)
+        with inject_states(states), self.backbone.autocast(), disable_input_dtype_casting(self.model):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **self._no_key_value_cache()).logits
+
+    def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
+        """Return the adapter parameters of each candidate layer."""
+        stack = get_layers(self.model, self.backbone.stack)
+        return {
+            layer: [p for p in stack[layer].parameters() if id(p) not in self._frozen] for layer in self.layers
+        }  # fmt: skip
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return what was learned: adapters and head, without the frozen weights."""
+        learned = {
+            name for name, tensor in super().state_dict(keep_vars=True).items() if id(tensor) not in self._frozen
+        }  # fmt: skip
+        return {name: tensor for name, tensor in super().state_dict(*args, **kwargs).items() if name in learned}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what :meth:`state_dict` returned."""
+        if strict and set(state_dict) != set(self.state_dict()):
+            raise ValueError("These adapters and head do not belong to this backbone and its candidate layers.")
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        learned = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        return _restore, (*self.origin, learned)
+
+    def _own_what_trains(self) -> None:
+        # A peft configuration may train tensors of the backbone itself (biases, say): other estimators share those.
+        for name, parameter in list(self.model.named_parameters()):
+            if parameter.requires_grad and id(parameter) in self._frozen:
+                owner, _, attribute = name.rpartition(".")
+                own = nn.Parameter(parameter.detach().clone(), requires_grad=True)
+                setattr(self.model.get_submodule(owner), attribute, own)
+                parameter.requires_grad_(False)
+        self.model.requires_grad_(False)
+        if not all(self.layer_parameters().values()):
+            raise ValueError("The adapter puts no parameters into some candidate layer: check its target_modules.")
+
+    def _prepare_head(self) -> None:
+        for module in _head_modules(self.model):
+            module.requires_grad_(True).float()
+            _run_in_fp32(module, self.backbone.device)
+
+    def _no_key_value_cache(self) -> dict[str, bool]:
+        return {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+
+
+def _restore(
+    backbone: Backbone, layers: Sequence[int], adapter: PeftConfig, seed: int, learned: Mapping[str, torch.Tensor]
+) -> TrainedPart:
+    part = TrainedPart(backbone, layers, adapter, seed)
+    part.load_state_dict(learned)
+    return part.to(backbone.device).eval()
+
+
+def _head_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return what lies behind the layers: an encoder's pooler and the classification head."""
+    behind = [module for module in model.children() if module is not model.base_model]
+    pooler = getattr(model.base_model, "pooler", None)
+    return [m for m in [pooler, *behind] if m is not None and any(True for _ in m.parameters())]
+
+
+def _head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
+    return [parameter for module in _head_modules(model) for parameter in module.parameters()]
+
+
+def _run_in_fp32(module: nn.Module, device: torch.device) -> None:
+    # The head is a thousandth of the work, and bf16 logits would round probabilities to two digits.
+    forward = module.forward
+
+    def forward_in_fp32(*args: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(device.type, enabled=False):
+            return forward(*(tensor.float() for tensor in args), **kwargs)
+
+    module.forward = forward_in_fp32

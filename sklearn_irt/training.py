@@ -1,0 +1,396 @@
+"""Trains adapters and head: the skorch net, and the callback that obeys a layer selection."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
+from skorch.dataset import ValidSplit
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from .batching import StatesDataset, iterate_batches
+from .prefix import PrefixStates
+from .selection import LayerSelection
+from .trained_part import TrainedPart
+
+# Epochs without a lower validation loss after which early stopping stops.
+EARLY_STOPPING_PATIENCE = 2
+_WARM_UP_SHARE = 0.1
+_LARGEST_GRADIENT_NORM = 1.0
+
+
+class LayerwiseNet(NeuralNetClassifier):
+    """A skorch net whose loss is weighted by text and whose divergence stops the fit.
+
+    Its module is a :class:`~sklearn_irt.trained_part.TrainedPart`; what it learns are the adapters and the head.
+
+    Attributes
+    ----------
+    interrupted_ : bool
+        Whether the user stopped the last fit by Ctrl-C.
+    """
+
+    interrupted_ = False
+    optimizer_: Any
+    callbacks_: Any
+
+    def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and parameter of adapters and head; the frozen weights are not the optimizer's business."""
+        learned = self.module_.state_dict()
+        return ((name, parameter) for name, parameter in self.module_.named_parameters() if name in learned)
+
+    def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
+        """Compute logits; weights belong to the loss."""
+        return super().infer({name: tensor for name, tensor in x.items() if name != "weight"}, **fit_params)
+
+    def get_loss(
+        self, y_pred: torch.Tensor, y_true: torch.Tensor, X: dict[str, torch.Tensor], training: bool = False
+    ) -> torch.Tensor:
+        """Compute the cross-entropy, averaged by weight over the batch."""
+        weights = X["weight"].to(y_pred.device)
+        return (self.criterion_(y_pred, y_true.to(y_pred.device)) * weights).sum() / weights.sum()
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Compute loss and gradients of a batch, and stop if the loss is not finite."""
+        step = super().train_step_single(batch, **fit_params)
+        if not torch.isfinite(step["loss"]):
+            raise self.divergence(f"The loss is {step['loss'].item()}")
+        return step
+
+    def divergence(self, what: str) -> FloatingPointError:
+        """Return the error that says where training diverged."""
+        step = self.callback("selected_layers").n_steps
+        rate = self.optimizer_.param_groups[0]["lr"]
+        return FloatingPointError(
+            f"{what} at step {step} (learning rate {rate:.3g} there, learning_rate={self.lr:.3g}). "
+            "The weights before the last step were restored. Try a smaller learning_rate."
+        )
+
+    def callback(self, name: str) -> Any:
+        """Return the callback of this name."""
+        return dict(self.callbacks_)[name]
+
+    def fit_loop(self, *args: Any, **kwargs: Any) -> "LayerwiseNet":
+        """Run the epochs; tell a user's Ctrl-C from skorch's own signal to stop early."""
+        self.interrupted_ = False
+        try:
+            return super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt:
+            self.interrupted_ = not any(
+                isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
+                for _, callback in self.callbacks_
+            )
+            raise
+
+    def release_training_state(self) -> None:
+        """Drop what only training needs: optimizer state, schedule and copies of the weights."""
+        self.optimizer_ = None
+        self.callbacks = None
+        self.callbacks_ = []
+
+
+class SelectedLayers(Callback):
+    """Ask the strategy which layers train, freeze the others, and report the gradient norms to it.
+
+    Parameters
+    ----------
+    selection : LayerSelection
+        The strategy; its fit must have begun.
+
+    Attributes
+    ----------
+    scores_ : list of ndarray of shape (n_candidates,)
+        The strategy's scores after each step.
+    active_ : list of ndarray of shape (n_candidates,), dtype bool
+        The layers in training at each step.
+    """
+
+    def __init__(self, selection: LayerSelection) -> None:
+        self.selection = selection
+
+        self.scores_: list[NDArray[np.float64]] = []
+        self.active_: list[NDArray[np.bool_]] = []
+
+    @property
+    def n_steps(self) -> int:
+        """Steps whose gradients were seen."""
+        return len(self.scores_)
+
+    def on_batch_begin(self, net: LayerwiseNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+        """Switch the layers before a training step."""
+        if not training:
+            return
+        self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
+        for layer, parameters in net.module_.layer_parameters().items():
+            for parameter in parameters:
+                _switch(parameter, layer in self._selected, net.optimizer_)
+
+    def on_grad_computed(self, net: LayerwiseNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Report the norms before anything clips them."""
+        parameters = net.module_.layer_parameters()
+        gradients = {layer: [p.grad for p in parameters[layer] if p.grad is not None] for layer in self._selected}
+        norms = iter(torch.stack(torch._foreach_norm([g for group in gradients.values() for g in group])).tolist())
+        self.selection.observe(
+            self.n_steps, {layer: [next(norms) for _ in group] for layer, group in gradients.items()}
+        )
+        self.scores_.append(self.selection.scores_.copy())
+        self.active_.append(np.isin(self.selection.layers_, list(self._selected)))
+
+
+def _switch(parameter: nn.Parameter, trains: bool, optimizer: torch.optim.Optimizer) -> None:
+    if parameter.requires_grad and not trains:
+        parameter.grad = None
+        optimizer.state.pop(parameter, None)
+    parameter.requires_grad_(trains)
+
+
+class LastGoodWeights(Callback):
+    """Keep the weights that gave the last finite loss, and put them back when training diverges."""
+
+    def on_train_begin(self, net: LayerwiseNet, **kwargs: Any) -> None:
+        """Start without a copy."""
+        self.copies_: dict[nn.Parameter, torch.Tensor] = {}
+
+    def on_grad_computed(self, net: LayerwiseNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Copy what the coming step will change, unless its gradients are not finite."""
+        trained = [p for _, p in net.get_all_learnable_params() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for p in trained if p.grad is not None]))
+        if not torch.isfinite(norms).all():
+            raise net.divergence("A gradient is not finite")
+        self.copies_ = {parameter: parameter.detach().clone() for parameter in trained}
+
+    def restore(self) -> None:
+        """Put the copied weights back."""
+        with torch.no_grad():
+            for parameter, copy in self.copies_.items():
+                parameter.copy_(copy)
+
+
+class StepBar(Callback):
+    """A progress bar over all steps of a fit: loss, remaining time and the layers in training.
+
+    Parameters
+    ----------
+    selected_layers : SelectedLayers
+        Knows the layers in training.
+    n_steps : int
+        Steps of the whole fit.
+    """
+
+    def __init__(self, selected_layers: SelectedLayers, n_steps: int) -> None:
+        self.selected_layers = selected_layers
+        self.n_steps = n_steps
+
+    def on_train_begin(self, net: LayerwiseNet, **kwargs: Any) -> None:
+        """Show the bar."""
+        self.bar_ = tqdm(total=self.n_steps, desc="Training", unit="step")
+
+    def on_batch_end(self, net: LayerwiseNet, training: bool = False, loss: Any = None, **kwargs: Any) -> None:
+        """Advance by a step."""
+        if training:
+            layers = self.selected_layers.selection.layers_[self.selected_layers.active_[-1]]
+            self.bar_.set_postfix_str(f"loss {loss.item():.3f}, layers {describe_layers(layers)}", refresh=False)
+            self.bar_.update()
+
+    def on_train_end(self, net: LayerwiseNet, **kwargs: Any) -> None:
+        """Leave the bar where it is."""
+        self.bar_.close()
+
+
+def describe_layers(layers: Any) -> str:
+    """Write ascending indices as ranges, for example "3, 15-17"."""
+    layers = np.asarray(layers)
+    runs = np.split(layers, np.flatnonzero(np.diff(layers) != 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs if len(run))
+
+
+def build_net(
+    module_arguments: dict[str, Any],
+    selected_layers: SelectedLayers,
+    *,
+    n_texts: int,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    early_stopping: bool,
+    validation_fraction: float,
+    random_state: np.random.RandomState,
+    verbose: int,
+) -> LayerwiseNet:
+    """Assemble the skorch net of one fit.
+
+    The optimizer is AdamW; its learning rate rises over the first tenth of the steps and then falls linearly to 0; the
+    norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with a warm-up in proportion).
+
+    Parameters
+    ----------
+    module_arguments : dict
+        Arguments of :class:`~sklearn_irt.trained_part.TrainedPart`.
+    selected_layers : SelectedLayers
+        Switches the layers.
+    n_texts : int
+        Texts to fit, validation part included.
+    max_epochs, batch_size, learning_rate, early_stopping, validation_fraction
+        As in :class:`~sklearn_irt.IRTuningClassifier`.
+    random_state : RandomState
+        Draws the validation part and the order of the batches.
+    verbose : int
+        1 shows a bar over the steps, 2 skorch's table of epochs as well.
+
+    Returns
+    -------
+    net : LayerwiseNet
+        Not initialized yet.
+    """
+    backbone = module_arguments["backbone"]
+    pad_token_id = backbone.tokenizer.pad_token_id
+    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
+    n_train = n_texts - (count_validation(n_texts, validation_fraction) if early_stopping else 0)
+    n_steps = max_epochs * -(-n_train // batch_size)
+    schedule = LRScheduler(
+        policy=get_linear_schedule_with_warmup,
+        step_every="batch",
+        num_warmup_steps=round(_WARM_UP_SHARE * n_steps),
+        num_training_steps=n_steps,
+    )
+    callbacks: list[tuple[str, Callback]] = [
+        ("last_good_weights", LastGoodWeights()),
+        ("selected_layers", selected_layers),
+        ("gradient_norm_clipping", GradientNormClipping(_LARGEST_GRADIENT_NORM)),
+        ("schedule", schedule),
+    ]
+    if early_stopping:
+        callbacks.append(("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, load_best=True)))
+    if verbose >= 1:
+        callbacks.append(("step_bar", StepBar(selected_layers, n_steps)))
+    return LayerwiseNet(
+        TrainedPart,
+        **{f"module__{name}": value for name, value in module_arguments.items()},
+        criterion=nn.CrossEntropyLoss,
+        criterion__reduction="none",
+        optimizer=torch.optim.AdamW,
+        lr=learning_rate,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        train_split=split,
+        iterator_train=iterate_batches,
+        iterator_train__random_state=random_state,
+        iterator_train__pad_token_id=pad_token_id,
+        iterator_valid=iterate_batches,
+        iterator_valid__pad_token_id=pad_token_id,
+        callbacks=callbacks,
+        callbacks__print_log=None if verbose < 2 else "default",
+        device=backbone.device,
+        verbose=0,
+    )
+
+
+def count_validation(n_texts: int, validation_fraction: float) -> int:
+    """Return how many texts scikit-learn's splitters hold out."""
+    return int(np.ceil(validation_fraction * n_texts))
+
+
+def predict_logits(net: LayerwiseNet, states: PrefixStates) -> NDArray[np.float64]:
+    """Compute logits in the order of the texts.
+
+    Parameters
+    ----------
+    net : LayerwiseNet
+        A fitted net.
+    states : PrefixStates
+        Of the texts.
+
+    Returns
+    -------
+    logits : ndarray of shape (n_texts, n_classes), dtype float64
+        One row a text.
+    """
+    unknown = np.zeros(len(states), dtype=np.int64)
+    dataset = StatesDataset(states, unknown, unknown.astype(np.float32))
+    batches = net.get_iterator(dataset, training=False)
+    order = np.concatenate([np.asarray(batch) for batch in batches.batch_sampler])
+    logits = torch.cat([net.evaluation_step(batch) for batch in batches]).cpu().numpy()
+    restored = np.empty(logits.shape, dtype=np.float64)
+    restored[order] = logits
+    return restored
+
+
+def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], validation_fraction: float) -> None:
+    """Refuse a validation part that cannot hold each class.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_texts,), dtype int64
+        Index of each text's class.
+    classes : ndarray of shape (n_classes,)
+        The class labels.
+    validation_fraction : float
+        Share that is to be held out.
+
+    Raises
+    ------
+    ValueError
+        If a class has a single text, or one of the two parts would be smaller than the number of classes.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    n_valid = count_validation(len(labels), validation_fraction)
+    if counts.min() < 2:
+        raise ValueError(
+            f"early_stopping=True needs two rows of each class, but y has one of class "
+            f"{classes[present[counts.argmin()]]!r}."
+        )
+    if min(n_valid, len(labels) - n_valid) < len(present):
+        raise ValueError(
+            f"early_stopping=True with validation_fraction={validation_fraction} splits {len(labels)} rows into "
+            f"{len(labels) - n_valid} and {n_valid}, fewer than the {len(present)} classes: "
+            "change validation_fraction or give more rows."
+        )
+
+
+def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tensor] | None, seed: int) -> None:
+    """Fit a net.
+
+    Parameters
+    ----------
+    net : LayerwiseNet
+        From :func:`build_net`.
+    dataset : StatesDataset
+        What to fit.
+    start : dict of Tensor or None
+        State of the trained part to start from.
+    seed : int
+        Of dropout. The global generators are left as they were.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite; the last good weights are back in the net.
+    KeyboardInterrupt
+        If the user stopped it before the first step; later, what was learned is kept, with a warning.
+    """
+    devices = [torch.device(net.device)] if torch.device(net.device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        net.initialize()
+        if start is not None:
+            net.module_.load_state_dict(start)
+        try:
+            net.partial_fit(dataset, dataset.labels)
+        except FloatingPointError:
+            net.callback("last_good_weights").restore()
+            raise
+    if net.interrupted_:
+        n_steps = net.callback("selected_layers").n_steps
+        if n_steps == 0:
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Training was interrupted after {n_steps} steps; the estimator keeps what it learned until then.",
+            UserWarning,
+            stacklevel=3,
+        )
