@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
@@ -50,6 +51,8 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
             f"adapter={type(config).__name__} cannot be restricted to layers: use LoraConfig or a relative."
         )
     config = copy.deepcopy(config)
+    if hasattr(config, "fan_in_fan_out") and any(isinstance(module, Conv1D) for module in model.modules()):
+        config.fan_in_fan_out = True  # GPT-2 keeps its weights transposed; peft warns at every layer otherwise
     inside = rf"{re.escape(stack)}\.(?:{'|'.join(str(layer) for layer in layers)})\."
     config.exclude_modules = rf"(?!{inside}).*|{_as_pattern(config.exclude_modules)}"
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
@@ -144,7 +145,7 @@ def load_backbone(
     ValueError
         If it cannot be loaded, or has no stack of layers.
     """
-    origin = {"backbone": backbone, "n_classes": n_classes, "precision": precision}
+    origin: dict[str, Any] = {"backbone": backbone, "n_classes": n_classes, "precision": precision}
     origin |= {"device": device, "seed": seed, "options": options}
     options = {"trust_remote_code": False, "use_safetensors": True, **(options or {})}
     location = locate_backbone(backbone)
@@ -160,7 +161,7 @@ def load_backbone(
                 attn_implementation="eager" if device.type == "cpu" else "sdpa",
                 **options,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(backbone, error) from error
     tokenizer = load_tokenizer(backbone, options)
     # A decoder's head pools at the last token that is not this one.

@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoModel, AutoTokenizer
 
 ALIASES = ("smollm2-135m",)
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def locate_backbone(backbone: str | os.PathLike[str]) -> str:
@@ -42,16 +42,15 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
     if name in ALIASES:
         return str(_convert_gguf(_find_smollm2()))
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    if name and path.is_file() and path.suffix == ".gguf":
         return str(_convert_gguf(path))
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
         return str(path.resolve())
     if path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
         raise ValueError(
-            f"backbone={name!r} is neither an alias ({', '.join(ALIASES)}), an existing folder, an existing .gguf file, "
-            "nor a hub id."
+            f"backbone={name!r} is no alias ({', '.join(ALIASES)}), no existing folder or .gguf file, and no hub id."
         )
     return name
 

@@ -2,6 +2,7 @@
 
 from difflib import SequenceMatcher
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .edits import Piece, find_edits, split_words
@@ -58,7 +60,7 @@ class EditFeatures(TransformerMixin, BaseEstimator):
     ['+saw', '-seen', '-seen +saw']
     """
 
-    _parameter_constraints: dict = {"min_df": [int]}
+    _parameter_constraints: dict = {"min_df": [Interval(Integral, 1, None, closed="left")]}
 
     def __init__(self, min_df: int = 2) -> None:
         self.min_df = min_df
@@ -186,10 +188,10 @@ def _describe(pieces: list[Piece]) -> list[float]:
         np.clip((len(after) - len(before)) / (len(before) + 1), -1, 1),
         (n_deleted + n_added) / (len(split_words(before)) + len(split_words(after))),
         SequenceMatcher(None, deleted, added, autojunk=False).ratio(),
-        not deleted,
-        not added,
+        bool(added) and not deleted,
+        bool(deleted) and not added,
         any(not c.isalnum() and not c.isspace() for c in deleted + added),
         any(c.isdigit() for c in deleted + added),
-        deleted.lower() == added.lower(),
+        deleted != added and deleted.lower() == added.lower(),
         np.clip(after.count(". ") - before.count(". "), -1, 1),
     ]

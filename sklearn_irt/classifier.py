@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .adapters import adapter_config
 from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
 from .batching import StatesDataset
+from .callbacks import SelectedLayers, describe_layers
 from .labels import read_labels, weigh_rows
 from .pairs import Pair, read_pairs
 from .precision import (
@@ -33,15 +34,7 @@ from .prefix import PrefixStates, compute_prefix_states
 from .selection import FullSelection, GradientNormSelection, LayerSelection
 from .selection.base import layer_indices
 from .tokenization import tokenize_pairs
-from .training import (
-    LayerwiseNet,
-    SelectedLayers,
-    build_net,
-    check_validation_split,
-    describe_layers,
-    predict_logits,
-    train,
-)
+from .training import LayerwiseNet, build_net, check_validation_split, predict_logits, train
 
 _SELECTIONS = {"ir": GradientNormSelection, "full": FullSelection}
 
@@ -323,7 +316,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        probabilities = self.predict_proba(X)
+        return self.classes_[np.argmax(probabilities, axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities.

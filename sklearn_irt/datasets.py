@@ -148,7 +148,7 @@ def _as_bunch(pairs: Iterable[tuple[str, str]], labels: list[str], description: 
         data=frame if as_frame else frame.to_numpy(dtype=object),
         target=target if as_frame else target.to_numpy(dtype=object),
         frame=frame.assign(intention=target) if as_frame else None,
-        feature_names=COLUMNS,
+        feature_names=list(COLUMNS),
         target_names=np.unique(labels).tolist(),
         DESCR=description,
     )

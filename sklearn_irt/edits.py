@@ -48,7 +48,13 @@ def _align(words_before: list[str], words_after: list[str], key: Callable[[str],
     matcher = SequenceMatcher(
         None, [key(word) for word in words_before], [key(word) for word in words_after], autojunk=False
     )
-    return [
+    pieces = [
         Piece("".join(words_before[i1:i2]), "".join(words_after[j1:j2]), operation != "equal")
         for operation, i1, i2, j1, j2 in matcher.get_opcodes()
     ]
+    if len(pieces) > 1 and not key(pieces[-1].before + pieces[-1].after):
+        # White space at the end of one text is no edit of its own.
+        end = pieces.pop()
+        last = pieces[-1]
+        pieces[-1] = Piece(last.before + end.before, last.after + end.after, last.edited)
+    return pieces

@@ -1,5 +1,6 @@
 """Reads class labels and refuses those that cannot be learned."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     if y is None:
         raise ValueError("IRTuningClassifier requires y to be passed, but the target y is None.")
+    if isinstance(y, (list, tuple)):
+        y = _list_as_array(y)
     y = column_or_1d(y, warn=True)
     if len(y) != n_rows:
         raise ValueError(
@@ -54,8 +57,13 @@ def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     check_classification_targets(y)
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y has one class only, {classes[0]!r}; a classifier needs at least two classes.")
+        raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs at least two classes.")
     return classes, labels.astype(np.int64)
+
+
+def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
+    # numpy would read a missing label or a number among strings as one more string.
+    return np.array(labels, dtype=object if any(isinstance(label, str) for label in labels) else None)
 
 
 def weigh_rows(
@@ -99,4 +107,11 @@ def weigh_rows(
         by_class[present] = np.sqrt(balanced) if class_weight == "sqrt-balanced" else balanced
     elif class_weight is not None:
         by_class = compute_class_weight(class_weight, classes=classes, y=classes[labels])
-    return weights * by_class[labels]
+        if not (np.isfinite(by_class).all() and (by_class >= 0).all()):
+            raise ValueError(f"class_weight={class_weight!r} must give each class a finite weight of 0 or more.")
+    weights = weights * by_class[labels]
+    if len(np.unique(labels[weights > 0])) < 2:
+        raise ValueError(
+            "Fewer than two classes have a positive class_weight; a classifier needs at least two classes."
+        )
+    return weights

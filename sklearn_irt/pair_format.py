@@ -37,7 +37,7 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -
     if callable(pair_format):
         text = pair_format(pair.before, pair.after)
         if not isinstance(text, str):
-            raise TypeError(f"pair_format returned {type(text).__name__} instead of a string for {repr(pair):.120}.")
+            raise TypeError(f"pair_format returned {type(text).__name__} instead of a string for {pair!r:.120}.")
         return text
     if pair_format == "before-after":
         return f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}"
@@ -51,16 +51,26 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -
 
 def _write_inline_diff(pieces: list[Piece]) -> str:
     marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
-    edits = "".join(_mark(piece) for piece in pieces if piece.edited)
-    return f"{marked.strip()}\nEdits:{edits or ' none'}"
+    edits = "".join(_list(piece) for piece in pieces if piece.edited)
+    return f"{marked.strip()}{edits}\nIntention:"
 
 
 def _mark(piece: Piece) -> str:
-    """Write "old" -> "new" as " [-old][+new]"; an addition or a deletion has one of the two."""
+    """Write "old" -> "new" as " [- old][+ new]"; the inner blanks keep the words' tokens those of running text."""
+    deleted, added = _trim(piece)
+    return " " + (f"[- {deleted}]" if deleted else "") + (f"[+ {added}]" if added else "")
+
+
+def _list(piece: Piece) -> str:
+    """Write "old" -> "new" as two lines, as a diff has them."""
+    deleted, added = _trim(piece)
+    return (f"\n- {deleted}" if deleted else "") + (f"\n+ {added}" if added else "")
+
+
+def _trim(piece: Piece) -> tuple[str, str]:
+    """Return both sides without the white space around them, unless they have nothing else."""
     deleted, added = piece.before.strip(), piece.after.strip()
-    if not deleted and not added:
-        return f" [-{piece.before}][+{piece.after}]"
-    return " " + (f"[-{deleted}]" if deleted else "") + (f"[+{added}]" if added else "")
+    return (deleted, added) if deleted or added else (piece.before, piece.after)
 
 
 def shorten_pair(pair: Pair, fits: Callable[[Pair], bool]) -> Pair:
@@ -85,6 +95,9 @@ def shorten_pair(pair: Pair, fits: Callable[[Pair], bool]) -> Pair:
         words = split_words(pair.after)
         return _longest_that_fits(lambda n: Pair(None, "".join(words[: n + 1])), len(words), fits)
     pieces = find_edits(pair.before, pair.after)
+    if not any(piece.edited for piece in pieces):
+        words = split_words(pair.after)
+        return _longest_that_fits(lambda n: Pair(*["".join(words[: n + 1])] * 2), len(words), fits)
     longest = max(len(split_words(text)) for piece in pieces for text in piece[:2])
     shorter = _longest_that_fits(lambda n: _join(_keep_near_edits(pieces, n)), longest, fits)
     if fits(shorter):

@@ -65,12 +65,12 @@ def _as_table(X: Any) -> NDArray[np.object_]:
         raise TypeError(
             "Sparse data was passed for X, but texts are required: pass a DataFrame, an array or a list of texts."
         )
-    if isinstance(X, (str, bytes)) or (not hasattr(X, "__len__") and not hasattr(X, "__array__")):
+    table = _list_as_table(X) if isinstance(X, (list, tuple)) else np.asarray(X, dtype=object)
+    if table.ndim == 0:
         raise TypeError(
             "X must be a DataFrame, an array, or a list of texts or of (before, after) tuples, "
-            f"got {type(X).__name__}: {repr(X):.80}."
+            f"got {type(X).__name__}: {X!r:.80}."
         )
-    table = _list_as_table(X) if isinstance(X, (list, tuple)) else np.asarray(X, dtype=object)
     if table.ndim == 1:
         table = table.reshape(-1, 1)
     if table.ndim != 2:
@@ -87,7 +87,8 @@ def _list_as_table(rows: Sequence[Any]) -> NDArray[np.object_]:
                 f"Row {row} of X has {_describe_width(width)} while row 0 has {_describe_width(widths[0])}: "
                 "every row must be a (before, after) pair, or every row a single text."
             )
-    table = np.empty((len(rows), widths[0] or 1) if rows else (0, 1), dtype=object)
+    n_columns = 1 if not rows or widths[0] is None else widths[0]
+    table = np.empty((len(rows), n_columns), dtype=object)
     for row, cells in enumerate(rows):
         table[row] = list(cells) if widths[0] is not None else [cells]
     return table
@@ -109,12 +110,18 @@ def _read_row(cells: NDArray[np.object_], row: int, columns: list[str] | None) -
 
 
 def _read_cell(cell: Any, row: int, column: int, columns: list[str] | None) -> str:
-    if isinstance(cell, str):
-        return str(cell)
     if cell is None or is_pandas_na(cell) or is_scalar_nan(cell):
         return ""
     name = repr(columns[column]) if columns else str(column)
+    if isinstance(cell, str):
+        try:
+            cell.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Row {row}, column {name} of X cannot be encoded as text ({error}): remove the character."
+            ) from error
+        return str(cell)
     raise TypeError(
-        f"Row {row}, column {name} of X holds {type(cell).__name__} {repr(cell):.80}, but the argument must be a string "
+        f"Row {row}, column {name} of X holds {type(cell).__name__} {cell!r:.80}, but must hold a string "
         "(or None for a missing side). Convert the column with .astype(str), or select the text columns."
     )

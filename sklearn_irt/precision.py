@@ -38,7 +38,7 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(f"device={device!r} cannot be used here: {error}. Use 'auto' or 'cpu'.") from error
     return torch.device(device)
 
@@ -65,7 +65,7 @@ def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.de
     rows = torch.ones(n_rows, n_inputs, dtype=DTYPES[precision], device=device)
     weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
     seconds = [_time_product(rows, weight)]
-    while len(seconds) < 6 and sum(seconds) < 0.5:
+    while len(seconds) < 5 and sum(seconds) < 0.5:
         seconds.append(_time_product(rows, weight))
     return 2 * n_rows * n_inputs * n_outputs / min(seconds)
 
@@ -102,7 +102,8 @@ def choose_precision(precision: str, n_inputs: int, n_outputs: int, device: torc
 def product_size(config: Any) -> tuple[int, int]:
     """Return the hidden and the feed-forward size of a backbone, which most of its products have."""
     config = config.get_text_config()
-    return config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    feed_forward = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return config.hidden_size, feed_forward or 4 * config.hidden_size
 
 
 def count_operations(n_parameters: int, n_tokens: int, prefix_share: float, max_epochs: int) -> float:

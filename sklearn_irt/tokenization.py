@@ -48,5 +48,5 @@ def tokenize_pairs(
         token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
     empty = [row for row, ids in enumerate(token_ids) if not ids]
     if empty:
-        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {repr(pairs[empty[0]]):.120}.")
+        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
     return token_ids, len(too_long)

@@ -1,4 +1,4 @@
-"""Trains adapters and head: the skorch net, and the callback that obeys a layer selection."""
+"""Trains adapters and head: the skorch net of one fit."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,12 +11,11 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from .batching import StatesDataset, iterate_batches
+from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .prefix import PrefixStates
-from .selection import LayerSelection
 from .trained_part import TrainedPart
 
 # Epochs without a lower validation loss after which early stopping stops.
@@ -93,121 +92,6 @@ class LayerwiseNet(NeuralNetClassifier):
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
-
-
-class SelectedLayers(Callback):
-    """Ask the strategy which layers train, freeze the others, and report the gradient norms to it.
-
-    Parameters
-    ----------
-    selection : LayerSelection
-        The strategy; its fit must have begun.
-
-    Attributes
-    ----------
-    scores_ : list of ndarray of shape (n_candidates,)
-        The strategy's scores after each step.
-    active_ : list of ndarray of shape (n_candidates,), dtype bool
-        The layers in training at each step.
-    """
-
-    def __init__(self, selection: LayerSelection) -> None:
-        self.selection = selection
-
-        self.scores_: list[NDArray[np.float64]] = []
-        self.active_: list[NDArray[np.bool_]] = []
-
-    @property
-    def n_steps(self) -> int:
-        """Steps whose gradients were seen."""
-        return len(self.scores_)
-
-    def on_batch_begin(self, net: LayerwiseNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
-        """Switch the layers before a training step."""
-        if not training:
-            return
-        self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
-        for layer, parameters in net.module_.layer_parameters().items():
-            for parameter in parameters:
-                _switch(parameter, layer in self._selected, net.optimizer_)
-
-    def on_grad_computed(self, net: LayerwiseNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Report the norms before anything clips them."""
-        parameters = net.module_.layer_parameters()
-        gradients = {layer: [p.grad for p in parameters[layer] if p.grad is not None] for layer in self._selected}
-        norms = iter(torch.stack(torch._foreach_norm([g for group in gradients.values() for g in group])).tolist())
-        self.selection.observe(
-            self.n_steps, {layer: [next(norms) for _ in group] for layer, group in gradients.items()}
-        )
-        self.scores_.append(self.selection.scores_.copy())
-        self.active_.append(np.isin(self.selection.layers_, list(self._selected)))
-
-
-def _switch(parameter: nn.Parameter, trains: bool, optimizer: torch.optim.Optimizer) -> None:
-    if parameter.requires_grad and not trains:
-        parameter.grad = None
-        optimizer.state.pop(parameter, None)
-    parameter.requires_grad_(trains)
-
-
-class LastGoodWeights(Callback):
-    """Keep the weights that gave the last finite loss, and put them back when training diverges."""
-
-    def on_train_begin(self, net: LayerwiseNet, **kwargs: Any) -> None:
-        """Start without a copy."""
-        self.copies_: dict[nn.Parameter, torch.Tensor] = {}
-
-    def on_grad_computed(self, net: LayerwiseNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Copy what the coming step will change, unless its gradients are not finite."""
-        trained = [p for _, p in net.get_all_learnable_params() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([p.grad for p in trained if p.grad is not None]))
-        if not torch.isfinite(norms).all():
-            raise net.divergence("A gradient is not finite")
-        self.copies_ = {parameter: parameter.detach().clone() for parameter in trained}
-
-    def restore(self) -> None:
-        """Put the copied weights back."""
-        with torch.no_grad():
-            for parameter, copy in self.copies_.items():
-                parameter.copy_(copy)
-
-
-class StepBar(Callback):
-    """A progress bar over all steps of a fit: loss, remaining time and the layers in training.
-
-    Parameters
-    ----------
-    selected_layers : SelectedLayers
-        Knows the layers in training.
-    n_steps : int
-        Steps of the whole fit.
-    """
-
-    def __init__(self, selected_layers: SelectedLayers, n_steps: int) -> None:
-        self.selected_layers = selected_layers
-        self.n_steps = n_steps
-
-    def on_train_begin(self, net: LayerwiseNet, **kwargs: Any) -> None:
-        """Show the bar."""
-        self.bar_ = tqdm(total=self.n_steps, desc="Training", unit="step")
-
-    def on_batch_end(self, net: LayerwiseNet, training: bool = False, loss: Any = None, **kwargs: Any) -> None:
-        """Advance by a step."""
-        if training:
-            layers = self.selected_layers.selection.layers_[self.selected_layers.active_[-1]]
-            self.bar_.set_postfix_str(f"loss {loss.item():.3f}, layers {describe_layers(layers)}", refresh=False)
-            self.bar_.update()
-
-    def on_train_end(self, net: LayerwiseNet, **kwargs: Any) -> None:
-        """Leave the bar where it is."""
-        self.bar_.close()
-
-
-def describe_layers(layers: Any) -> str:
-    """Write ascending indices as ranges, for example "3, 15-17"."""
-    layers = np.asarray(layers)
-    runs = np.split(layers, np.flatnonzero(np.diff(layers) != 1) + 1)
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs if len(run))
 
 
 def build_net(
@@ -343,7 +227,7 @@ def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], val
     if counts.min() < 2:
         raise ValueError(
             f"early_stopping=True needs two rows of each class, but y has one of class "
-            f"{classes[present[counts.argmin()]]!r}."
+            f"{classes.tolist()[present[counts.argmin()]]!r}."
         )
     if min(n_valid, len(labels) - n_valid) < len(present):
         raise ValueError(

@@ -25,6 +25,8 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         The score of each candidate layer; the larger, the more important. NaN where a strategy keeps none.
     """
 
+    _parameter_constraints: dict = {}
+
     def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
         """Start a fit.
 

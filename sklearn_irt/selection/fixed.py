@@ -75,11 +75,10 @@ class FixedSelection(LayerSelection):
         return self.layers_[-self.layers :]
 
     def _named(self) -> NDArray[np.intp]:
-        named = np.unique(np.asarray(self.layers))
-        outside = np.setdiff1d(named, self.layers_)
-        if named.size == 0 or outside.size:
+        named = np.asarray(self.layers)
+        if named.ndim != 1 or named.size == 0 or not np.isin(named, self.layers_).all():
             raise ValueError(
                 f"FixedSelection(layers={self.layers!r}) must name candidate layers, which are "
                 f"{self.layers_.tolist()}; choose others, or widen candidate_layers."
             )
-        return named.astype(np.intp)
+        return np.unique(named).astype(np.intp)

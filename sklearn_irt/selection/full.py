@@ -19,8 +19,6 @@ class FullSelection(LayerSelection):
     [4, 5, 6]
     """
 
-    _parameter_constraints: dict = {}
-
     def select(self, step: int) -> NDArray[np.intp]:
         """Return all candidate layers.
 

@@ -1,5 +1,6 @@
 """IR-Tuning: trains the layers whose gradient norms stand out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
@@ -150,7 +151,7 @@ class GradientNormSelection(LayerSelection):
     def _layer_norm(self, tensor_norms: NDArray[np.float64]) -> float:
         if self.variant == "reference":
             return float(np.sqrt(np.sum(np.sqrt(tensor_norms))))
-        return float(np.sqrt(np.sum(tensor_norms**2)))
+        return math.hypot(*tensor_norms)
 
     def _split(self, scores: NDArray[np.float64]) -> NDArray[np.intp]:
         """Return the positions of the important layers among ``scores``."""

@@ -1,0 +1,128 @@
+"""What happens around a training step: layers are switched, good weights kept, progress shown."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import nn
+from tqdm.auto import tqdm
+
+from .selection import LayerSelection
+
+
+class SelectedLayers(Callback):
+    """Ask the strategy which layers train, freeze the others, and report the gradient norms to it.
+
+    Parameters
+    ----------
+    selection : LayerSelection
+        The strategy; its fit must have begun.
+
+    Attributes
+    ----------
+    scores_ : list of ndarray of shape (n_candidates,)
+        The strategy's scores after each step.
+    active_ : list of ndarray of shape (n_candidates,), dtype bool
+        The layers in training at each step.
+    """
+
+    def __init__(self, selection: LayerSelection) -> None:
+        self.selection = selection
+
+        self.scores_: list[NDArray[np.float64]] = []
+        self.active_: list[NDArray[np.bool_]] = []
+
+    @property
+    def n_steps(self) -> int:
+        """Steps whose gradients were seen."""
+        return len(self.scores_)
+
+    def on_batch_begin(self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+        """Switch the layers before a training step."""
+        if not training:
+            return
+        self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
+        for layer, parameters in net.module_.layer_parameters().items():
+            for parameter in parameters:
+                _switch(parameter, layer in self._selected, net.optimizer_)
+
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Report the norms before anything clips them."""
+        parameters = net.module_.layer_parameters()
+        gradients = {layer: [p.grad for p in parameters[layer] if p.grad is not None] for layer in self._selected}
+        norms = iter(torch.stack(torch._foreach_norm([g for group in gradients.values() for g in group])).tolist())
+        self.selection.observe(
+            self.n_steps, {layer: [next(norms) for _ in group] for layer, group in gradients.items()}
+        )
+        self.scores_.append(self.selection.scores_.copy())
+        self.active_.append(np.isin(self.selection.layers_, list(self._selected)))
+
+
+def _switch(parameter: nn.Parameter, trains: bool, optimizer: torch.optim.Optimizer) -> None:
+    if parameter.requires_grad and not trains:
+        parameter.grad = None
+        optimizer.state.pop(parameter, None)
+    parameter.requires_grad_(trains)
+
+
+class LastGoodWeights(Callback):
+    """Keep the weights that gave the last finite loss, and put them back when training diverges."""
+
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Start without a copy."""
+        self.copies_: dict[nn.Parameter, torch.Tensor] = {}
+
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Copy what the coming step will change, unless its gradients are not finite."""
+        trained = [p for _, p in net.get_all_learnable_params() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for p in trained if p.grad is not None]))
+        if not torch.isfinite(norms).all():
+            raise net.divergence("A gradient is not finite")
+        self.copies_ = {parameter: parameter.detach().clone() for parameter in trained}
+
+    def restore(self) -> None:
+        """Put the copied weights back."""
+        with torch.no_grad():
+            for parameter, copy in self.copies_.items():
+                parameter.copy_(copy)
+
+
+class StepBar(Callback):
+    """A progress bar over all steps of a fit: loss, remaining time and the layers in training.
+
+    Parameters
+    ----------
+    selected_layers : SelectedLayers
+        Knows the layers in training.
+    n_steps : int
+        Steps of the whole fit.
+    """
+
+    def __init__(self, selected_layers: SelectedLayers, n_steps: int) -> None:
+        self.selected_layers = selected_layers
+        self.n_steps = n_steps
+
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Show the bar."""
+        self.bar_ = tqdm(total=self.n_steps, desc="Training", unit="step")
+
+    def on_batch_end(self, net: NeuralNet, training: bool = False, loss: Any = None, **kwargs: Any) -> None:
+        """Advance by a step."""
+        if training:
+            layers = self.selected_layers.selection.layers_[self.selected_layers.active_[-1]]
+            self.bar_.set_postfix_str(f"loss {loss.item():.3f}, layers {describe_layers(layers)}", refresh=False)
+            self.bar_.update()
+
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Leave the bar where it is."""
+        self.bar_.close()
+
+
+def describe_layers(layers: Any) -> str:
+    """Write ascending indices as ranges, for example "3, 15-17"."""
+    layers = np.asarray(layers)
+    runs = np.split(layers, np.flatnonzero(np.diff(layers) != 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs if len(run))

@@ -1,0 +1,100 @@
+"""Tiny real backbones: built from a config, with a tokenizer trained on the spot, in a second."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModel,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+
+from sklearn_irt import IRTuningClassifier, load_sample_revisions
+
+SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    """Tiny products are slower on more threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def revisions():
+    """Return 60 pairs of the sample corpus as a frame, with their intentions."""
+    X, y = load_sample_revisions(return_X_y=True, as_frame=True)
+    return X[:60], y[:60]
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory):
+    """Return the folders of tiny backbones by family."""
+    root = tmp_path_factory.mktemp("backbones")
+    vocabulary = 600
+    configs = {
+        "llama": LlamaConfig(**SIZE, vocab_size=vocabulary, num_key_value_heads=1, max_position_embeddings=256),
+        "gpt2": GPT2Config(vocab_size=vocabulary, n_embd=32, n_head=2, n_layer=4, n_positions=256),
+        "bert": BertConfig(**SIZE, vocab_size=vocabulary, max_position_embeddings=256),
+    }
+    return {family: _save_tiny(root / family, config, encoder=family == "bert") for family, config in configs.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(backbones):
+    """Return the folder of the tiny Llama."""
+    return backbones["llama"]
+
+
+@pytest.fixture
+def make_classifier(tiny_llama):
+    """Return a function that makes a classifier of a tiny Llama, quick to fit."""
+
+    def make(**parameters) -> IRTuningClassifier:
+        defaults = {"backbone": tiny_llama, "max_epochs": 1, "precision": "fp32", "device": "cpu", "random_state": 0}
+        return IRTuningClassifier(**{**defaults, **parameters})
+
+    return make
+
+
+def _save_tiny(folder: Path, config, *, encoder: bool) -> str:
+    tokenizer = _train_tokenizer(config.vocab_size, encoder=encoder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config)
+        _enlarge(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _enlarge(model) -> None:
+    """Give random layers the effect on their input that trained ones have, so that exactness tests can see them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5)
+
+
+def _train_tokenizer(vocabulary: int, *, encoder: bool) -> PreTrainedTokenizerFast:
+    pairs, _ = load_sample_revisions(return_X_y=True)
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<unk>", "<pad>", "<eos>", "<cls>", "<sep>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        pairs.ravel(), trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
+    )
+    if encoder:
+        ends = [("<cls>", 3), ("<sep>", 4)]
+        tokenizer.post_processor = processors.TemplateProcessing(single="<cls> $A <sep>", special_tokens=ends)
+    names = {
+        "unk_token": "<unk>",
+        "eos_token": "<eos>",
+        **({"pad_token": "<pad>", "cls_token": "<cls>"} if encoder else {}),
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)

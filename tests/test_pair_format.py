@@ -1,0 +1,162 @@
+import pytest
+
+from sklearn_irt.pair_format import shorten_pair, write_pair
+from sklearn_irt.pairs import Pair
+
+INTENTIONS = ["clarity", "fluency"]
+INSTRUCTION = "Why was this text revised? Choose one intention: clarity, fluency.\n"
+FILLER = " ".join(f"w{number}" for number in range(40))
+
+
+def arrow(before: str, after: str) -> str:
+    return f"{before} => {after}"
+
+
+FORMATS = ["before-after", "instruction", "inline-diff", arrow]
+
+
+@pytest.mark.parametrize(
+    ("pair_format", "text"),
+    [
+        ("before-after", "Before: He go home.\nAfter: He goes home."),
+        ("instruction", INSTRUCTION + "Before: He go home.\nAfter: He goes home.\nIntention:"),
+        ("inline-diff", "He [-go][+goes] home.\nEdits: [-go][+goes]"),
+        (arrow, "He go home. => He goes home."),
+    ],
+)
+def test_each_format_writes_a_replacement(pair_format, text):
+    assert write_pair(Pair("He go home.", "He goes home."), pair_format, INTENTIONS) == text
+
+
+@pytest.mark.parametrize(
+    ("pair_format", "text"),
+    [
+        ("before-after", "Before: \nAfter: New text."),
+        ("instruction", INSTRUCTION + "Before: \nAfter: New text.\nIntention:"),
+        ("inline-diff", "[+New text.]\nEdits: [+New text.]"),
+        (arrow, " => New text."),
+    ],
+)
+def test_each_format_writes_an_empty_before(pair_format, text):
+    assert write_pair(Pair("", "New text."), pair_format, INTENTIONS) == text
+
+
+@pytest.mark.parametrize(
+    ("pair_format", "text"),
+    [
+        ("before-after", "Before: Old text.\nAfter: "),
+        ("instruction", INSTRUCTION + "Before: Old text.\nAfter: \nIntention:"),
+        ("inline-diff", "[-Old text.]\nEdits: [-Old text.]"),
+        (arrow, "Old text. => "),
+    ],
+)
+def test_each_format_writes_an_empty_after(pair_format, text):
+    assert write_pair(Pair("Old text.", ""), pair_format, INTENTIONS) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("It rains.", "It rains hard.", "It rains [+hard].\nEdits: [+hard]"),
+        ("It rains hard.", "It rains.", "It rains [-hard].\nEdits: [-hard]"),
+        ("I seen it then.", "I saw it now.", "I [-seen][+saw] it [-then][+now].\nEdits: [-seen][+saw] [-then][+now]"),
+        ("It rains.", "It rains.", "It rains.\nEdits: none"),
+        (" It rains. \n", " It rains. \n", "It rains.\nEdits: none"),
+        ("I seen  it.", "I saw it.", "I [-seen][+saw] it.\nEdits: [-seen][+saw]"),
+        ("I seen it. ", "I saw it.", "I [-seen][+saw] it.\nEdits: [-seen][+saw]"),
+    ],
+)
+def test_inline_diff_marks_every_edit_and_lists_them(before, after, text):
+    assert write_pair(Pair(before, after), "inline-diff", INTENTIONS) == text
+
+
+@pytest.mark.parametrize(("before", "after"), [("a b", "a  b"), ("a b", "a\nb"), ("a ", "a"), ("a", "a\n")])
+def test_inline_diff_shows_that_white_space_changed(before, after):
+    assert not write_pair(Pair(before, after), "inline-diff", INTENTIONS).endswith("Edits: none")
+
+
+@pytest.mark.parametrize("pair_format", ["before-after", "instruction"])
+def test_white_space_around_the_texts_is_left_out(pair_format):
+    bare, padded = Pair("Old.", "New."), Pair(" Old.\n", "\tNew. ")
+    assert write_pair(padded, pair_format, INTENTIONS) == write_pair(bare, pair_format, INTENTIONS)
+
+
+def test_a_callable_gets_the_texts_as_they_are():
+    assert write_pair(Pair(" Old.\n", "New. "), arrow, INTENTIONS) == " Old.\n => New. "
+
+
+@pytest.mark.parametrize("pair_format", FORMATS)
+def test_a_single_text_is_written_as_it_is_in_every_format(pair_format):
+    assert write_pair(Pair(None, " one text\n"), pair_format, INTENTIONS) == " one text\n"
+
+
+@pytest.mark.parametrize("returned", [None, 3, b"bytes", ("x", "y")], ids=repr)
+def test_a_callable_that_returns_no_string_is_refused_naming_the_type(returned):
+    with pytest.raises(TypeError, match=f"pair_format returned {type(returned).__name__}"):
+        write_pair(Pair("Old.", "New."), lambda before, after: returned, INTENTIONS)
+
+
+@pytest.mark.parametrize("pair_format", FORMATS)
+@pytest.mark.parametrize(
+    "pair",
+    [
+        pytest.param(Pair(f"old {FILLER}", f"new {FILLER}"), id="start"),
+        pytest.param(Pair(f"{FILLER} old {FILLER}", f"{FILLER} new {FILLER}"), id="middle"),
+        pytest.param(Pair(f"{FILLER} old", f"{FILLER} new"), id="end"),
+    ],
+)
+def test_a_long_pair_is_cut_until_it_fits_and_keeps_its_edit(pair, pair_format):
+    def fits(candidate: Pair) -> bool:
+        return len(write_pair(candidate, pair_format, INTENTIONS)) <= 160
+
+    assert not fits(pair)
+    shorter = shorten_pair(pair, fits)
+    assert fits(shorter)
+    assert "old" in shorter.before.split()
+    assert "new" in shorter.after.split()
+    text = write_pair(shorter, pair_format, INTENTIONS)
+    assert "old" in text
+    assert "new" in text
+
+
+@pytest.mark.parametrize(
+    ("pair", "n_letters", "expected"),
+    [
+        pytest.param(Pair("X a b c d e f", "Y a b c d e f"), 8, Pair("X a b …", "Y a b …"), id="start"),
+        pytest.param(Pair("a b c d X e f g h", "a b c d Y e f g h"), 13, Pair(" … d X e …", " … d Y e …"), id="middle"),
+        pytest.param(Pair("a b c d e f X", "a b c d e f Y"), 9, Pair(" … e f X", " … e f Y"), id="end"),
+        pytest.param(Pair("a b c d e f", "a b c d e f Y"), 8, Pair(" … d e f", " … d e f Y"), id="insertion"),
+        pytest.param(Pair("X a b c d e Z", "Y a b c d e W"), 9, Pair("X a … e Z", "Y a … e W"), id="two edits"),
+    ],
+)
+def test_the_unchanged_words_nearest_to_an_edit_are_kept_as_many_as_fit(pair, n_letters, expected):
+    assert shorten_pair(pair, lambda candidate: len(candidate.before) <= n_letters) == expected
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        pytest.param(Pair("a b c d", "w x y z"), Pair("a b …", "w x …"), id="replacement"),
+        pytest.param(Pair("", "r s t u v w x y z"), Pair("", "r s t u v …"), id="insertion"),
+        pytest.param(Pair("r s t u v w x y z", ""), Pair("r s t u v …", ""), id="deletion"),
+    ],
+)
+def test_edits_that_are_too_long_alone_keep_the_first_words_of_both_sides(pair, expected):
+    assert shorten_pair(pair, lambda candidate: len(candidate.before) + len(candidate.after) <= 12) == expected
+
+
+def test_a_single_text_keeps_its_first_words():
+    assert shorten_pair(Pair(None, "a b c d e"), lambda pair: len(pair.after) <= 6) == Pair(None, "a b c")
+
+
+def test_a_long_pair_without_an_edit_keeps_some_of_its_words():
+    shorter = shorten_pair(Pair("a b c d e f", "a b c d e f"), lambda pair: len(pair.before) <= 7)
+    assert len(shorter.before) <= 7
+    assert any(word in shorter.before and word in shorter.after for word in "abcdef")
+
+
+@pytest.mark.parametrize("pair", [Pair("a b c", "x y z"), Pair("a b c", "a b x"), Pair("a b", "a b")])
+def test_where_nothing_fits_a_shorter_pair_is_returned_all_the_same(pair):
+    shorter = shorten_pair(pair, lambda candidate: False)
+    assert isinstance(shorter, Pair)
+    assert shorter.before is not None

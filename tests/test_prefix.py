@@ -1,0 +1,102 @@
+"""The frozen prefix is exact: what runs from its states gives what the whole model gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_irt.adapters import adapter_config
+from sklearn_irt.backbone import load_backbone
+from sklearn_irt.batching import StatesDataset, pad_batch
+from sklearn_irt.prefix import compute_prefix_states
+from sklearn_irt.trained_part import TrainedPart
+
+FAMILIES = ["llama", "gpt2", "bert"]
+TOKEN_IDS = [[7, 8, 9, 10, 11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38]]
+
+
+def load(folder, precision="fp32"):
+    return load_backbone(folder, n_classes=3, precision=precision, device=torch.device("cpu"), seed=0)
+
+
+def logits_from(backbone, first_layer, token_ids=TOKEN_IDS):
+    """Prefix states, then the trained part with fresh adapters, which change nothing yet (B = 0)."""
+    states = compute_prefix_states(backbone, token_ids, first_layer)
+    layers = list(range(first_layer, backbone.n_layers))
+    part = TrainedPart(backbone, layers, adapter_config("lora"), seed=0).eval()
+    unknown = np.zeros(len(token_ids))
+    texts = [StatesDataset(states, unknown, unknown)[row] for row in range(len(token_ids))]
+    inputs, _ = pad_batch(texts, backbone.tokenizer.pad_token_id)
+    inputs.pop("weight")
+    with torch.no_grad():
+        return part(**inputs)
+
+
+def plain_logits(backbone, token_ids=TOKEN_IDS):
+    """Call the transformers model itself on each text alone."""
+    with torch.no_grad():
+        return torch.cat([backbone.model(torch.tensor([ids])).logits for ids in token_ids]).float()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("first_layer", range(4))
+def test_logits_agree_with_the_whole_model_to_the_rounding_of_the_stored_dtype(backbones, family, first_layer):
+    backbone = load(backbones[family])
+    expected = plain_logits(backbone)
+    difference = (logits_from(backbone, first_layer) - expected).abs().max() / expected.abs().max()
+    assert 0 < difference < 2**-8 * 4  # bfloat16 keeps 8 bits; later layers may enlarge the rounding a little
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("first_layer", range(4))
+def test_logits_are_equal_where_nothing_is_rounded(backbones, family, first_layer, monkeypatch):
+    monkeypatch.setattr("sklearn_irt.prefix.STORED_DTYPE", torch.float32)
+    backbone = load(backbones[family])
+    torch.testing.assert_close(logits_from(backbone, first_layer), plain_logits(backbone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_no_logit(backbones, family):
+    backbone = load(backbones[family])
+    together = logits_from(backbone, 2)
+    alone = torch.cat([logits_from(backbone, 2, [ids]) for ids in TOKEN_IDS])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_token_of_a_text_counts_and_no_other_texts(backbones, family):
+    backbone = load(backbones[family])
+    changed = [[99, *TOKEN_IDS[0][1:]], *TOKEN_IDS[1:]]
+    before, after = logits_from(backbone, 2), logits_from(backbone, 2, changed)
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(before[1:], after[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_states_are_kept_in_half_the_bytes_of_fp32(tiny_llama):
+    states = compute_prefix_states(load(tiny_llama), TOKEN_IDS, 2)
+    assert states.states.element_size() == 2
+    assert states.states.shape == (sum(map(len, TOKEN_IDS)), 32)
+    assert [len(states[row][0]) for row in range(3)] == [6, 3, 9]
+
+
+def test_the_prefix_runs_once_a_text_however_many_epochs_are_trained(make_classifier, revisions, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    rows = []
+    forward = LlamaDecoderLayer.forward
+
+    def counted(self, hidden_states, *args, **kwargs):
+        rows.append((self.self_attn.layer_idx, len(hidden_states)))
+        return forward(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    X, y = revisions
+    make_classifier(max_epochs=3, candidate_layers=1).fit(X, y)
+    runs = {layer: sum(n for index, n in rows if index == layer) for layer in range(4)}
+    assert runs == {0: len(X), 1: len(X), 2: len(X), 3: 3 * len(X)}
+
+
+def test_bf16_agrees_between_prefix_and_whole_model(backbones):
+    backbone = load(backbones["llama"], precision="bf16")
+    expected = plain_logits(backbone)
+    difference = (logits_from(backbone, 2) - expected).abs().max() / expected.abs().max()
+    assert difference < 0.03  # the head, in fp32 here, is rounded to bf16 in the plain model

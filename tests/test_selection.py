@@ -1,0 +1,347 @@
+"""The strategies against choices worked out by hand, and against a second implementation."""
+
+from statistics import pvariance
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.utils._param_validation import InvalidParameterError
+
+from sklearn_irt.selection import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
+from sklearn_irt.selection.base import layer_indices
+
+NAN, INF = float("nan"), float("inf")
+VARIANTS = ("standard", "reference")
+
+
+def begun(selection, layers, seed=0):
+    selection.begin(layers, np.random.RandomState(seed))
+    return selection
+
+
+def observe_scores(selection, scores):
+    """Give every layer one tensor whose norm makes the wished score; sqrt(sqrt(norm)) of "reference" undoes **4."""
+    power = 4 if selection.variant == "reference" else 1
+    selection.observe(0, {layer: [score**power] for layer, score in scores.items()})
+
+
+def choice(scores, **parameters):
+    selection = begun(GradientNormSelection(**parameters), range(len(scores)))
+    observe_scores(selection, dict(enumerate(scores)))
+    return selection.select(1).tolist()
+
+
+# Six layers consider the entries int(2.1) = 2 to int(3.9) = 3, so k = 3, 4; eight layers 2 to 5, so k = 3 .. 6; three
+# layers int(1.05) = 1 to int(1.95) = 1, so k = 2; two layers k = 1. "standard" takes the ranks after k, "reference"
+# the k-th too.
+WORKED = {
+    # Ranked 1 2 3 4 9 10 = layers 1 4 5 2 0 3. V(3) = 2/3 + 62/9 = 7.56; V(4) = 1.25 + 0.25 = 1.5. So k = 4.
+    "distinct": ([9, 1, 4, 10, 2, 3], [0, 3], [0, 2, 3]),
+    # Ranked 2 2 2 2 2 5 5 5 = layers 0 2 3 6 7 1 4 5. V(3) = 0 + 2.16; V(4) = 0 + 1.6875; V(5) = 0 + 0;
+    # V(6) = 1.25 + 0. So k = 5; the last of the tied 2s is layer 7.
+    "tied": ([2, 5, 2, 2, 5, 5, 2, 2], [1, 4, 5], [1, 4, 5, 7]),
+    # Ranked by index. V(3) = V(4) = 0: the first, k = 3.
+    "all equal": ([3, 3, 3, 3, 3, 3], [3, 4, 5], [2, 3, 4, 5]),
+    # Ranked 1 1 1 1 1 9 = layers 0 to 5. V(3) = 0 + 128/9 = 14.2; V(4) = 0 + 16. So k = 3, within the ties.
+    "cut through ties": ([1, 1, 1, 1, 1, 9], [3, 4, 5], [2, 3, 4, 5]),
+    # Ranked 1 2 3 4 5 6 7 50 = layers 1 3 2 4 6 5 7 0. V(7) = 4 would be least, but is not considered:
+    # V(3) = 0.67 + 317.84 = 318.51; V(4) = 1.25 + 363.5 = 364.75; V(5) = 2 + 420.67; V(6) = 2.92 + 462.25. So k = 3.
+    "skewed": ([50, 1, 3, 2, 4, 6, 5, 7], [0, 4, 5, 6, 7], [0, 2, 4, 5, 6, 7]),
+    # Ranked 1 2 3 4 u u = layers 2 0 5 3 1 4. The border of seen and unseen is k = 4.
+    # With u = 1000, V(3) = 0.67 + 2/9 * 996**2 = 220448; V(4) = 1.25 + 0. So k = 4 again.
+    "not finite": ([2, NAN, 1, 4, INF, 3], [1, 4], [1, 3, 4]),
+    # Ranked 1 2 3 4 5 u = layers 2 0 5 3 4 1. The border k = 5 is not considered, the nearest is 4.
+    # With u = 1000, V(3) = 0.67 + 220226.9; V(4) = 1.25 + 497.5**2 = 247507.5. So k = 3.
+    "one not finite": ([2, NAN, 1, 4, 5, 3], [1, 4], [1, 3, 4, 5]),
+    # Ranked 1 u u u u u = layers 5 0 1 2 3 4. The border k = 1 is not considered, the nearest is 3.
+    # With u = 1000, V(3) = 2/9 * 999**2 + 0 = 221778; V(4) = 3/16 * 999**2 + 0 = 187125. So k = 4.
+    "one finite": ([NAN, NAN, NAN, INF, INF, 1], [2, 3, 4], [2, 3, 4]),
+    # Ranked 1 2 6 = layers 2 0 1. Only k = 2.
+    "three layers": ([2, 6, 1], [1], [0, 1]),
+    # Ranked 1 2 = layers 1 0. Only k = 1.
+    "two layers": ([2, 1], [0], [0, 1]),
+    "one layer": ([5], [0], [0]),
+}
+
+
+@pytest.mark.parametrize("name", WORKED)
+def test_choice_worked_by_hand(name):
+    scores, standard, reference = WORKED[name]
+    assert choice(scores) == standard
+    assert choice(scores, variant="reference") == reference
+
+
+def test_second_split_worked_by_hand():
+    # Ranked 1 2 3 4 5 6 20 21 30 31 = layers 0 2 4 6 8 9 1 3 5 7; considered k = 4 .. 7. V(4) = 1.25 + 105.8;
+    # V(5) = 2 + 81.04; V(6) = 2.92 + 25.25 = 28.17; V(7) = 35.8 + 20.2. So k = 6.
+    scores = [1, 20, 2, 21, 3, 30, 4, 31, 5, 6]
+    assert choice(scores) == [1, 3, 5, 7]
+    # Within 20 21 30 31 = layers 1 3 5 7: V(2) = 0.25 + 0.25; V(3) = 20.2 + 0. So k = 2.
+    assert choice(scores, n_splits=2) == [5, 7]
+    assert choice(scores, variant="reference") == [1, 3, 5, 7, 9]
+    # Within 6 20 21 30 31 = layers 9 1 3 5 7: V(2) = 49 + 20.2 = 69.2; V(3) = 46.9 + 0.25 = 47.1; V(4) = 73.7.
+    # So k = 3.
+    assert choice(scores, variant="reference", n_splits=2) == [3, 5, 7]
+
+
+def chosen_again(scores, variant, n_splits, lower, upper):
+    """Choose as section 1 of the design says, in other words."""
+    kept = range(len(scores))
+    for _ in range(n_splits):
+        if len(kept) > 1:
+            ranked = sorted(kept, key=lambda layer: (scores[layer], layer))
+            r = [scores[layer] for layer in ranked]
+            first, last = (min(int(quantile * len(r)) + 1, len(r) - 1) for quantile in (lower, upper))
+            cut = min(range(first, last + 1), key=lambda k: pvariance(r[:k]) + pvariance(r[k:]))
+            kept = ranked[cut - 1 :] if variant == "reference" else ranked[cut:]
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("n_splits", [1, 2])
+@pytest.mark.parametrize(("lower", "upper"), [(0.35, 0.65), (0.1, 0.9), (0.5, 0.5), (0.0, 1.0)])
+def test_choice_of_a_second_implementation(variant, n_splits, lower, upper):
+    random = np.random.RandomState(7)
+    parameters = {"variant": variant, "n_splits": n_splits, "lower_quantile": lower, "upper_quantile": upper}
+    for n_layers in range(2, 41):
+        scores = random.lognormal(sigma=random.uniform(0.1, 2), size=n_layers).tolist()
+        assert choice(scores, **parameters) == chosen_again(scores, variant, n_splits, lower, upper)
+
+
+def test_norm_of_a_layer():
+    # sqrt(3**2 + 4**2) = 5; sqrt(sqrt(16) + sqrt(144)) = sqrt(4 + 12) = 4.
+    standard = begun(GradientNormSelection(), [0, 1])
+    standard.observe(0, {1: [3.0, 4.0]})
+    assert standard.scores_.tolist() == [INF, 5.0]
+    reference = begun(GradientNormSelection(variant="reference"), [0, 1])
+    reference.observe(0, {1: [16.0, 144.0]})
+    assert reference.scores_.tolist() == [1000.0, 4.0]
+
+
+@pytest.mark.parametrize(("variant", "unseen"), [("standard", INF), ("reference", 1000.0)])
+@pytest.mark.parametrize("norm", [NAN, INF])
+def test_norm_that_is_not_finite_counts_as_unseen(variant, unseen, norm):
+    selection = begun(GradientNormSelection(variant=variant), [0, 1])
+    assert selection.scores_.tolist() == [unseen, unseen]
+    selection.observe(0, {0: [1.0], 1: [1.0]})
+    selection.observe(1, {1: [1.0, norm]})
+    assert selection.scores_.tolist() == [1.0, unseen]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_choice_among_unseen_layers_is_random_and_reproducible(variant):
+    def choices(seed):
+        selection = begun(GradientNormSelection(variant=variant), range(12), seed)
+        return [selection.select(step).tolist() for step in range(20)]
+
+    # The global state must not matter.
+    np.random.seed(0)  # noqa: NPY002
+    first = choices(3)
+    np.random.seed(1)  # noqa: NPY002
+    assert choices(3) == first
+    assert choices(4) != first
+    assert {layer for chosen in first for layer in chosen} == set(range(12))
+    assert len({tuple(chosen) for chosen in first}) > 10
+
+
+def test_frozen_layer_keeps_its_score():
+    selection = begun(GradientNormSelection(), range(6))
+    observe_scores(selection, dict(enumerate([9, 1, 4, 10, 2, 3])))
+    assert selection.select(1).tolist() == [0, 3]
+    observe_scores(selection, {0: 0.5, 3: 11})
+    assert selection.scores_.tolist() == [0.5, 1, 4, 11, 2, 3]
+
+
+def test_begin_forgets_an_earlier_fit():
+    selection = begun(GradientNormSelection(), range(6))
+    observe_scores(selection, dict.fromkeys(range(6), 1.0))
+    begun(selection, range(4))
+    assert selection.scores_.tolist() == [INF] * 4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_second_split_is_within_the_first(variant):
+    random = np.random.RandomState(2)
+    for _ in range(20):
+        scores = random.random_sample(30).tolist()
+        once, twice = (choice(scores, variant=variant, n_splits=n_splits) for n_splits in (1, 2))
+        assert set(twice) < set(once)
+
+
+def test_interval_keeps_the_choice():
+    selection = begun(GradientNormSelection(interval=3), range(6))
+    kept = [1, 3, 3, 1, 9, 10], [9, 10, 1, 3, 3, 1], [1, 1, 9, 10, 3, 3]
+    chosen = []
+    for step in range(9):
+        # Before steps 0, 3 and 6 the scores that count; before the others some that would choose otherwise.
+        observe_scores(selection, dict(enumerate(kept[step // 3] if step % 3 == 0 else [9, 1, 1, 10, 3, 3])))
+        chosen.append(selection.select(step).tolist())
+    # Ranked 1 1 3 3 9 10. V(3) = 8/9 + 86/9 = 10.4; V(4) = 1 + 0.25. So k = 4.
+    assert chosen == [[4, 5]] * 3 + [[0, 1]] * 3 + [[2, 3]] * 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+def test_at_least_one_layer_trains(variant, n_layers):
+    for quantile in (0.0, 0.5, 1.0):
+        selection = GradientNormSelection(variant=variant, n_splits=6, lower_quantile=quantile, upper_quantile=quantile)
+        begun(selection, range(n_layers))
+        assert len(selection.select(0)) >= 1
+        observe_scores(selection, {0: 1.0})
+        assert len(selection.select(1)) >= 1
+        observe_scores(selection, dict.fromkeys(range(n_layers), 2.0))
+        assert len(selection.select(2)) >= 1
+
+
+def test_candidates_are_named_by_their_index():
+    selection = begun(GradientNormSelection(), range(15, 30))
+    assert set(selection.select(0)) < set(range(15, 30))
+    scores = dict.fromkeys(range(15, 30), 1.0) | dict.fromkeys([15, 17, 19, 21, 23, 25, 29], 8.0)
+    observe_scores(selection, scores)
+    # Considered k = 6 .. 10; of 8 ones and 7 eights, k = 8 leaves no variance.
+    assert selection.select(1).tolist() == [15, 17, 19, 21, 23, 25, 29]
+
+
+def test_reversed_quantiles():
+    with pytest.raises(ValueError, match=r"lower_quantile=0.7.*upper_quantile=0.3"):
+        begun(GradientNormSelection(lower_quantile=0.7, upper_quantile=0.3), range(4))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters"),
+    [
+        (GradientNormSelection, {"n_splits": 0}),
+        (GradientNormSelection, {"n_splits": 1.5}),
+        (GradientNormSelection, {"lower_quantile": -0.1}),
+        (GradientNormSelection, {"upper_quantile": 1.1}),
+        (GradientNormSelection, {"upper_quantile": NAN}),
+        (GradientNormSelection, {"interval": 0}),
+        (GradientNormSelection, {"variant": "paper"}),
+        (FixedSelection, {"layers": "last"}),
+        (FixedSelection, {"layers": 1.5}),
+        (FixedSelection, {"layers": None}),
+    ],
+)
+def test_invalid_parameter_is_refused_at_begin(strategy, parameters):
+    selection = strategy(**parameters)
+    with pytest.raises(InvalidParameterError, match=next(iter(parameters))):
+        begun(selection, range(4))
+
+
+@pytest.mark.parametrize(
+    ("selection", "changes"),
+    [
+        (FullSelection(), {}),
+        (FixedSelection(layers=[1, 2]), {"layers": 3}),
+        (GradientNormSelection(n_splits=2, interval=3), {"variant": "reference", "lower_quantile": 0.2}),
+    ],
+)
+def test_strategy_is_a_plain_estimator(selection, changes):
+    assert vars(selection) == selection.get_params()
+    copy = clone(begun(clone(selection), range(4)))
+    assert vars(copy) == selection.get_params()
+    assert copy.set_params(**changes).get_params() == {**selection.get_params(), **changes}
+
+
+def test_full_selection():
+    selection = begun(FullSelection(), range(15, 30))
+    selection.observe(0, {15: [1.0]})
+    assert selection.select(1).tolist() == list(range(15, 30))
+    assert np.isnan(selection.scores_).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [(1, [6]), (2, [5, 6]), (np.int64(3), [4, 5, 6]), ([6, 4], [4, 6]), (np.array([5]), [5]), ((4, 4), [4])],
+)
+def test_fixed_selection(layers, expected):
+    selection = begun(FixedSelection(layers=layers), [4, 5, 6])
+    assert [selection.select(step).tolist() for step in (0, 1)] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([5, 7], r"7.*\[4, 5, 6\]"),
+        ([0], r"0.*\[4, 5, 6\]"),
+        ([], "candidate layers"),
+        (4, "top 4 layers.* 3 candidates"),
+        (0, "layers=0"),
+        (-1, "layers=-1"),
+    ],
+)
+def test_fixed_selection_refuses_what_is_no_candidate(layers, message):
+    with pytest.raises(ValueError, match=message):
+        begun(FixedSelection(layers=layers), [4, 5, 6])
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_layers", "expected"),
+    [
+        ("all", 3, [0, 1, 2]),
+        (1, 4, [3]),
+        (np.int64(2), 4, [2, 3]),
+        (4, 4, [0, 1, 2, 3]),
+        (0.5, 6, [3, 4, 5]),
+        (1.0, 3, [0, 1, 2]),
+        (0.01, 3, [2]),
+        ([2, 0], 4, [0, 2]),
+        ((-1, -4), 4, [0, 3]),
+        (np.array([3, -1, 1]), 4, [1, 3]),
+        (range(15, 30), 30, list(range(15, 30))),
+    ],
+)
+def test_layer_indices(layers, n_layers, expected):
+    assert layer_indices(layers, n_layers, "candidate_layers").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("top", "'top'"),
+        (0, "top 0 layers"),
+        (-1, "there are 4"),
+        (5, "top 5 layers.* there are 4"),
+        (0.0, "share"),
+        (1.5, "share"),
+        (NAN, "share"),
+        (True, "list of layer indices"),
+        (None, "list of layer indices"),
+        ([], "not empty"),
+        ([0.5], "integers"),
+        ([True, False, True, False], "integers"),
+        ([[0, 1]], "list of layer indices"),
+        ([0, 4], "layer 4.* 0 to 3"),
+        ([-5], "layer -5.* 0 to 3"),
+    ],
+)
+def test_layer_indices_refuses(layers, message):
+    with pytest.raises(ValueError, match=message) as error:
+        layer_indices(layers, 4, "candidate_layers")
+    assert "candidate_layers" in str(error.value)
+
+
+class LoudestSelection(LayerSelection):
+    """Train the layer of the largest gradient: what a user may write."""
+
+    def __init__(self, start=0):
+        self.start = start
+
+    def select(self, step):
+        return self.layers_[[self.start if step == 0 else int(np.nanargmax(self.scores_))]]
+
+    def observe(self, step, gradient_norms):
+        for layer, norms in gradient_norms.items():
+            self.scores_[self.layers_ == layer] = max(norms)
+
+
+def test_strategy_of_a_user():
+    selection = begun(clone(LoudestSelection(start=1)), [4, 5, 6])
+    assert selection.select(0).tolist() == [5]
+    selection.observe(0, {4: [0.1, 0.2], 6: [0.3]})
+    assert selection.select(1).tolist() == [6]
+
+
+def test_interface_cannot_be_used_alone():
+    with pytest.raises(TypeError, match="select"):
+        LayerSelection()
