@@ -124,10 +124,10 @@ def _read_iterater(subset: str, data_home: str | os.PathLike[str] | None) -> lis
 def _download_iterater(subset: str) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    split = _HUB_SPLITS[subset]
+    parts = (subset, _HUB_SPLITS[subset])
     try:
         names = HfApi().list_repo_files(_ITERATER_HUB_ID, repo_type="dataset")
-        name = next(n for n in names if split in n and n.endswith((".json", ".jsonl")))
+        name = next(n for n in names if n.endswith((".json", ".jsonl")) and any(part in n for part in parts))
         return Path(hf_hub_download(_ITERATER_HUB_ID, name, repo_type="dataset"))
     except Exception as error:
         raise OSError(

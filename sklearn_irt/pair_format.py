@@ -51,26 +51,17 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -
 
 def _write_inline_diff(pieces: list[Piece]) -> str:
     marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
-    edits = "".join(_list(piece) for piece in pieces if piece.edited)
-    return f"{marked.strip()}{edits}\nIntention:"
+    # A decoder is pooled at its last token: the text ends with the edits.
+    edits = "".join(_mark(piece) for piece in pieces if piece.edited)
+    return f"{marked.strip()}\nEdits:{edits or ' none'}"
 
 
 def _mark(piece: Piece) -> str:
-    """Write "old" -> "new" as " [- old][+ new]"; the inner blanks keep the words' tokens those of running text."""
-    deleted, added = _trim(piece)
-    return " " + (f"[- {deleted}]" if deleted else "") + (f"[+ {added}]" if added else "")
-
-
-def _list(piece: Piece) -> str:
-    """Write "old" -> "new" as two lines, as a diff has them."""
-    deleted, added = _trim(piece)
-    return (f"\n- {deleted}" if deleted else "") + (f"\n+ {added}" if added else "")
-
-
-def _trim(piece: Piece) -> tuple[str, str]:
-    """Return both sides without the white space around them, unless they have nothing else."""
+    """Write "old" -> "new" as " [-old-] {+new+}", as ``git diff --word-diff`` does."""
     deleted, added = piece.before.strip(), piece.after.strip()
-    return (deleted, added) if deleted or added else (piece.before, piece.after)
+    if not deleted and not added:
+        deleted, added = piece.before, piece.after
+    return (f" [-{deleted}-]" if deleted else "") + (f" {{+{added}+}}" if added else "")
 
 
 def shorten_pair(pair: Pair, fits: Callable[[Pair], bool]) -> Pair:
