@@ -262,42 +262,34 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
         """
         self._validate_params()
-        pairs = self._read_pairs(X, reset=True)
-        classes, labels = read_labels(y, n_rows=len(pairs))
-        weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
-        kept = np.flatnonzero(weights)
-        pairs, labels, weights = [pairs[row] for row in kept], labels[kept], weights[kept].astype(np.float32)
-        if self.early_stopping:
-            check_validation_split(labels, classes, self.validation_fraction)
-
+        pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight)
         random_state = own_generator(self.random_state)
         config = load_config(self.backbone, self.backbone_options)
         n_layers, n_parameters = describe_backbone(config)
         layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
         selection = self._begin_selection(layers, random_state)
         start = self._start_of_warm_start(classes, layers)
-        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config)
-        token_ids = self._tokenize(pairs, tokenizer, classes)
+        token_ids = self._tokenize(pairs, load_tokenizer(self.backbone, self.backbone_options), classes)
 
         n_operations = count_operations(n_parameters, sum(map(len, token_ids)), layers[0] / n_layers, self.max_epochs)
         precision, device = self._choose_arithmetic(config, n_parameters, n_operations)
         self._say(f"Computing in {precision} on {device}; layers {describe_layers(layers)} of {n_layers} may train.")
-        seeds = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
+        head_seed, adapter_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
         backbone = load_backbone(
             self.backbone,
             n_classes=len(classes),
             precision=precision,
             device=device,
-            seed=seeds[0],
+            seed=head_seed,
             options=self.backbone_options,
         )
-        states = self._run_prefix(backbone, token_ids, int(layers[0]))
-        module = {"backbone": backbone, "layers": layers, "adapter": adapter_config(self.adapter), "seed": seeds[1]}
+        dataset = StatesDataset(self._run_prefix(backbone, token_ids, int(layers[0])), labels, weights)
+        module = {"backbone": backbone, "layers": layers, "adapter": adapter_config(self.adapter), "seed": adapter_seed}
         selected_layers = SelectedLayers(selection)
         net = self._build_net(module, selected_layers, len(pairs), random_state)
         try:
-            train(net, StatesDataset(states, labels, weights), start, seeds[2])
+            train(net, dataset, start, dropout_seed)
         finally:
             if selected_layers.n_steps:
                 self._keep(net, selected_layers, classes, n_layers)
@@ -344,6 +336,19 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if pairs[0].before is None else 2))
         validate_data(self, table, reset=reset, skip_check_array=True)
         return pairs
+
+    def _read_training_data(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
+        """Return pairs, labels and weights of the rows that count, and the classes."""
+        pairs = self._read_pairs(X, reset=True)
+        classes, labels = read_labels(y, n_rows=len(pairs))
+        weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
+        rows = np.flatnonzero(weights)
+        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows]
+        if self.early_stopping:
+            check_validation_split(labels, classes, self.validation_fraction)
+        return pairs, labels, weights, classes
 
     def _begin_selection(self, layers: NDArray[np.intp], random_state: np.random.RandomState) -> LayerSelection:
         given = self.selection
