@@ -10,8 +10,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from .backbone_files import locate_backbone, quiet_transformers
+from .backbone_files import absolute, locate_backbone, quiet_transformers
 from .precision import DTYPES
+from .randomness import isolated_seed
+
+# Options of from_pretrained that concern weights alone, and those that the package sets itself.
+_WEIGHT_OPTIONS = ("use_safetensors", "attn_implementation")
+_RESERVED_OPTIONS = ("num_labels", "dtype", "torch_dtype", "ignore_mismatched_sizes", "output_loading_info")
 
 
 @dataclass
@@ -80,6 +85,9 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     ValueError
         If it cannot be loaded, or is an encoder-decoder.
     """
+    reserved = sorted(set(options or {}) & set(_RESERVED_OPTIONS))
+    if reserved:
+        raise ValueError(f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself.")
     location = locate_backbone(backbone)
     try:
         config = AutoConfig.from_pretrained(location, **_file_options(options))
@@ -90,13 +98,15 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     return config
 
 
-def describe_backbone(config: Any) -> tuple[int, int]:
+def describe_backbone(config: Any, options: Mapping[str, Any] | None = None) -> tuple[int, int]:
     """Count layers and parameters of a backbone without reading its weights.
 
     Parameters
     ----------
     config : PreTrainedConfig
         Its configuration.
+    options : mapping, default=None
+        See :func:`load_backbone`.
 
     Returns
     -------
@@ -104,7 +114,8 @@ def describe_backbone(config: Any) -> tuple[int, int]:
         Transformer layers, and parameters of the whole model.
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = AutoModelForSequenceClassification.from_config(config)
+        trusted = (options or {}).get("trust_remote_code", False)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
     return len(get_layers(model, find_stack(model))), sum(p.numel() for p in model.parameters())
 
 
@@ -145,24 +156,25 @@ def load_backbone(
     ValueError
         If it cannot be loaded, or has no stack of layers.
     """
-    origin: dict[str, Any] = {"backbone": backbone, "n_classes": n_classes, "precision": precision}
+    origin: dict[str, Any] = {"backbone": absolute(backbone), "n_classes": n_classes, "precision": precision}
     origin |= {"device": device, "seed": seed, "options": options}
-    options = {"trust_remote_code": False, "use_safetensors": True, **(options or {})}
+    # The eager kernel took a quarter off a training step on three CPUs, at the length of revision pairs.
+    attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
+    options = {"trust_remote_code": False, "use_safetensors": True, **attention, **(options or {})}
     location = locate_backbone(backbone)
     try:
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_pretrained(
+        with quiet_transformers(), isolated_seed(seed, device):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
                 location,
                 num_labels=n_classes,
                 dtype=DTYPES[precision],
-                ignore_mismatched_sizes=True,
-                # The eager kernel took a quarter off a training step on three CPUs, at the length of revision pairs.
-                attn_implementation="eager" if device.type == "cpu" else "sdpa",
+                ignore_mismatched_sizes=True,  # a head for other classes is replaced
+                output_loading_info=True,
                 **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(backbone, error) from error
+    _check_complete(model, report, backbone)
     tokenizer = load_tokenizer(backbone, options)
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -207,7 +219,7 @@ def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] 
 
 def _file_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options that concern configuration and tokenizer, not weights."""
-    return {"trust_remote_code": False, **{k: v for k, v in (options or {}).items() if k != "use_safetensors"}}
+    return {"trust_remote_code": False, **{k: v for k, v in (options or {}).items() if k not in _WEIGHT_OPTIONS}}
 
 
 def _load_from_origin(origin: dict[str, Any]) -> Backbone:
@@ -221,6 +233,26 @@ def _is_usable(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()) or (
         device.type == "mps" and torch.backends.mps.is_available()
     )  # fmt: skip
+
+
+def head_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return what lies behind the layers: an encoder's pooler and the classification head."""
+    behind = [module for module in model.children() if module is not model.base_model]
+    pooler = getattr(model.base_model, "pooler", None)
+    return [m for m in [pooler, *behind] if m is not None and any(True for _ in m.parameters())]
+
+
+def _check_complete(model: PreTrainedModel, report: Mapping[str, Any], backbone: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint that lacks weights, for which transformers would draw random ones."""
+    head = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
+    behind = {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
+    lacking = sorted((set(report["missing_keys"]) | mismatched) - behind)
+    if lacking:
+        raise ValueError(
+            f"The backbone {os.fspath(backbone)!r} is incomplete: its files lack {len(lacking)} weights or have them "
+            f"in another shape, among them {lacking[0]!r}. Fetch it again."
+        )
 
 
 def _cannot_load(backbone: str | os.PathLike[str], error: Exception) -> ValueError:

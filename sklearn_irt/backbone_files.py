@@ -1,11 +1,13 @@
 """Where a backbone's files lie: turns an alias, a GGUF file, a folder or a hub id into what transformers loads."""
 
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
     return name
 
 
+def absolute(backbone: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a local backbone, which holds in any working directory; other names as they are."""
+    path = Path(backbone).expanduser()
+    is_local = os.fspath(backbone) not in ALIASES and os.fspath(backbone) and path.exists()
+    return str(path.resolve()) if is_local else os.fspath(backbone)
+
+
 def cache_folder() -> Path:
     """Return the folder that converted backbones are kept in."""
     return Path(os.environ.get("SKLEARN_IRT_CACHE", Path.home() / ".cache" / "sklearn_irt")).expanduser()
@@ -78,13 +87,14 @@ def _find_smollm2() -> Path:
 def _convert_gguf(file: Path) -> Path:
     """De-quantize a GGUF file into a folder of safetensors, once; safe when several processes do it at once."""
     stat = file.stat()
-    folder = cache_folder() / f"{file.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    folder = cache_folder() / f"{file.stem}-{_digest(file, stat.st_size, stat.st_mtime_ns)}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
     try:
         _write_safetensors(file, unfinished)
+        os.chmod(unfinished, 0o755)  # mkdtemp's folders are for their owner alone
         try:
             os.rename(unfinished, folder)
         except OSError:
@@ -95,15 +105,24 @@ def _convert_gguf(file: Path) -> Path:
     return folder
 
 
+@cache
+def _digest(file: Path, size: int, modified: int) -> str:
+    """Hash a file's content, once a process unless its size or time changes."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+
+
 def _write_safetensors(file: Path, folder: str) -> None:
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         config = model.config
         # transformers refuses to save a model that still says it is quantized.
-        del config.quantization_config
-        plain = type(model)(config).to(torch.bfloat16)
-        plain.load_state_dict(model.state_dict())
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            plain = type(model)(config)
+        plain.load_state_dict(model.state_dict(), assign=True)
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

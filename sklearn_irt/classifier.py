@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config
 from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
+from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .labels import read_labels, weigh_rows
@@ -31,6 +31,7 @@ from .precision import (
     warn_of_slow_fit,
 )
 from .prefix import PrefixStates, compute_prefix_states
+from .randomness import own_generator
 from .selection import FullSelection, GradientNormSelection, LayerSelection
 from .selection.base import layer_indices
 from .tokenization import tokenize_pairs
@@ -138,7 +139,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     history_ : skorch.history.History
         Losses and times, a row an epoch.
     n_iter_ : int
-        Epochs run.
+        Epochs run to their end.
     n_trainable_parameters_ : int
         Parameters of adapters and head together.
     precision_ : {"fp32", "bf16"}
@@ -152,9 +153,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     References
     ----------
-    .. [1] Liu and Litman, "Efficient Layer-wise LLM Fine-tuning for Revision Intention Prediction", Findings of EMNLP
-    2025,
-       arXiv 2510.00268.
+    .. [1] Liu and Litman, "Efficient Layer-wise LLM Fine-tuning for Revision Intention Prediction", Findings of
+           EMNLP 2025, arXiv 2510.00268.
 
     Examples
     --------
@@ -265,7 +265,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight)
         random_state = own_generator(self.random_state)
         config = load_config(self.backbone, self.backbone_options)
-        n_layers, n_parameters = describe_backbone(config)
+        n_layers, n_parameters = describe_backbone(config, self.backbone_options)
         layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
         selection = self._begin_selection(layers, random_state)
         start = self._start_of_warm_start(classes, layers)
@@ -324,7 +324,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``; rows sum to 1.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "net_")
         backbone = self.net_.module_.backbone
         token_ids = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
         states = self._run_prefix(backbone, token_ids, self.net_.module_.first_layer)
@@ -360,11 +360,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
         if not self.warm_start or not hasattr(self, "net_"):
             return None
-        before = self.net_.module_.backbone.origin["backbone"]
+        backbone, _, adapter, _ = self.net_.module_.origin
+        before = backbone.origin
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
             *(["candidate_layers"] if not np.array_equal(layers, self.candidate_layers_) else []),
-            *(["backbone"] if os.fspath(self.backbone) != os.fspath(before) else []),
+            *(["backbone"] if absolute(self.backbone) != before["backbone"] else []),
+            *(["backbone_options"] if (self.backbone_options or {}) != (before["options"] or {}) else []),
+            *(["adapter"] if adapter_config(self.adapter).to_dict() != adapter.to_dict() else []),
         ]
         if changed:
             raise ValueError(
@@ -433,7 +436,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.layer_scores_ = np.array(selected_layers.scores_)
         self.active_layers_ = np.array(selected_layers.active_)
         self.history_ = net.history
-        self.n_iter_ = len(net.history)
+        self.n_iter_ = sum("train_loss" in epoch for epoch in net.history)
         self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())
         self.precision_ = net.module_.backbone.precision
 
@@ -447,8 +450,3 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
         return tags
-
-
-def own_generator(random_state: Any) -> np.random.RandomState:
-    """Return a generator for a ``random_state`` parameter; None draws from the operating system, not the global one."""
-    return np.random.RandomState() if random_state is None else check_random_state(random_state)

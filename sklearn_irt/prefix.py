@@ -47,13 +47,6 @@ class PrefixStates:
         return self.states[start:end], torch.as_tensor(self.token_ids[text])
 
 
-class _Skipped(nn.Module):
-    """Stands in for a layer of the prefix whose work is already in the injected states."""
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states
-
-
 class _PrefixEnd(Exception):  # noqa: N818 - it is a way out, not an error
     """Carries the states out of a model that need not run any further."""
 
@@ -62,11 +55,14 @@ class _PrefixEnd(Exception):  # noqa: N818 - it is a way out, not an error
         self.states = states
 
 
-class _ReadOut(nn.Module):
-    """Stands in for the lowest candidate layer when only the prefix is to run."""
+def _skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stand in for the forward pass of a prefix layer, whose work is already in the injected states."""
+    return hidden_states
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        raise _PrefixEnd(hidden_states)
+
+def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stand in for the forward pass of the lowest candidate layer when only the prefix is to run."""
+    raise _PrefixEnd(hidden_states)
 
 
 def share_weights(model: PreTrainedModel, own: Sequence[nn.Parameter] = ()) -> PreTrainedModel:
@@ -105,7 +101,7 @@ def skip_prefix(model: PreTrainedModel, stack: str, first_layer: int) -> None:
     """
     layers = get_layers(model, stack)
     for index in range(first_layer):
-        layers[index] = _Skipped()
+        layers[index].forward = _skip
     layers[first_layer].register_forward_pre_hook(_inject, with_kwargs=True)
 
 
@@ -157,7 +153,7 @@ def compute_prefix_states(
         What enters ``first_layer``, rounded to bfloat16.
     """
     model = share_weights(backbone.model)
-    get_layers(model, backbone.stack)[first_layer] = _ReadOut()
+    get_layers(model, backbone.stack)[first_layer].forward = _read_out
     lengths = np.array([len(ids) for ids in token_ids])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     states: torch.Tensor | None = None

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .adapters import attach_adapters
-from .backbone import Backbone, get_layers
+from .backbone import Backbone, get_layers, head_modules
 from .prefix import inject_states, share_weights, skip_prefix
+from .randomness import isolated_seed
 
 
 class TrainedPart(nn.Module):
@@ -46,8 +47,7 @@ class TrainedPart(nn.Module):
         self.backbone = backbone
         self.model = share_weights(backbone.model, own=_head_parameters(backbone.model))
         skip_prefix(self.model, backbone.stack, self.first_layer)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with isolated_seed(seed, backbone.device):
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
         self._own_what_trains()
         self._prepare_head()
@@ -97,18 +97,21 @@ class TrainedPart(nn.Module):
 
     def _own_what_trains(self) -> None:
         # A peft configuration may train tensors of the backbone itself (biases, say): other estimators share those.
+        inside = tuple(f"{self.backbone.stack}.{layer}." for layer in self.layers)
         for name, parameter in list(self.model.named_parameters()):
-            if parameter.requires_grad and id(parameter) in self._frozen:
+            if parameter.requires_grad and id(parameter) in self._frozen and name.startswith(inside):
                 owner, _, attribute = name.rpartition(".")
-                own = nn.Parameter(parameter.detach().clone(), requires_grad=True)
-                setattr(self.model.get_submodule(owner), attribute, own)
-                parameter.requires_grad_(False)
-        self.model.requires_grad_(False)
+                setattr(self.model.get_submodule(owner), attribute, nn.Parameter(parameter.detach().clone()))
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+            if id(parameter) not in self._frozen:
+                # bf16 cannot tell small steps of the optimizer apart; autocast computes in it all the same.
+                parameter.data = parameter.data.float()
         if not all(self.layer_parameters().values()):
             raise ValueError("The adapter puts no parameters into some candidate layer: check its target_modules.")
 
     def _prepare_head(self) -> None:
-        for module in _head_modules(self.model):
+        for module in head_modules(self.model):
             module.requires_grad_(True).float()
             _run_in_fp32(module, self.backbone.device)
 
@@ -124,15 +127,8 @@ def _restore(
     return part.to(backbone.device).eval()
 
 
-def _head_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return what lies behind the layers: an encoder's pooler and the classification head."""
-    behind = [module for module in model.children() if module is not model.base_model]
-    pooler = getattr(model.base_model, "pooler", None)
-    return [m for m in [pooler, *behind] if m is not None and any(True for _ in m.parameters())]
-
-
 def _head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    return [parameter for module in _head_modules(model) for parameter in module.parameters()]
+    return [parameter for module in head_modules(model) for parameter in module.parameters()]
 
 
 def _run_in_fp32(module: nn.Module, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .prefix import PrefixStates
+from .randomness import isolated_seed
 from .trained_part import TrainedPart
 
 # Epochs without a lower validation loss after which early stopping stops.
@@ -27,7 +28,8 @@ _LARGEST_GRADIENT_NORM = 1.0
 class LayerwiseNet(NeuralNetClassifier):
     """A skorch net whose loss is weighted by text and whose divergence stops the fit.
 
-    Its module is a :class:`~sklearn_irt.trained_part.TrainedPart`; what it learns are the adapters and the head.
+    Its module is a :class:`~sklearn_irt.trained_part.TrainedPart`; what it learns are the adapters and the head. It
+    predicts in the order of its batches, by length: :func:`predict_logits` gives the order of the texts.
 
     Attributes
     ----------
@@ -51,9 +53,9 @@ class LayerwiseNet(NeuralNetClassifier):
     def get_loss(
         self, y_pred: torch.Tensor, y_true: torch.Tensor, X: dict[str, torch.Tensor], training: bool = False
     ) -> torch.Tensor:
-        """Compute the cross-entropy, averaged by weight over the batch."""
+        """Compute the mean over the batch of the weighted cross-entropy; the weights of all texts have mean 1."""
         weights = X["weight"].to(y_pred.device)
-        return (self.criterion_(y_pred, y_true.to(y_pred.device)) * weights).sum() / weights.sum()
+        return (self.criterion_(y_pred, y_true.to(y_pred.device)) * weights).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Compute loss and gradients of a batch, and stop if the loss is not finite."""
@@ -88,7 +90,8 @@ class LayerwiseNet(NeuralNetClassifier):
             raise
 
     def release_training_state(self) -> None:
-        """Drop what only training needs: optimizer state, schedule and copies of the weights."""
+        """Drop what only training needs: gradients, optimizer state, schedule and copies of the weights."""
+        self.module_.zero_grad(set_to_none=True)
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -109,8 +112,9 @@ def build_net(
 ) -> LayerwiseNet:
     """Assemble the skorch net of one fit.
 
-    The optimizer is AdamW; its learning rate rises over the first tenth of the steps and then falls linearly to 0; the
-    norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with a warm-up in proportion).
+    The optimizer is AdamW without weight decay; its learning rate rises over the first tenth of the steps and then
+    falls linearly to 0; the norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with
+    a warm-up in proportion).
 
     Parameters
     ----------
@@ -150,7 +154,9 @@ def build_net(
         ("schedule", schedule),
     ]
     if early_stopping:
-        callbacks.append(("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, load_best=True)))
+        callbacks.append(
+            ("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, threshold=0, load_best=True))
+        )
     if verbose >= 1:
         callbacks.append(("step_bar", StepBar(selected_layers, n_steps)))
     return LayerwiseNet(
@@ -159,6 +165,7 @@ def build_net(
         criterion=nn.CrossEntropyLoss,
         criterion__reduction="none",
         optimizer=torch.optim.AdamW,
+        optimizer__weight_decay=0.0,
         lr=learning_rate,
         max_epochs=max_epochs,
         batch_size=batch_size,
@@ -169,9 +176,9 @@ def build_net(
         iterator_valid=iterate_batches,
         iterator_valid__pad_token_id=pad_token_id,
         callbacks=callbacks,
-        callbacks__print_log=None if verbose < 2 else "default",
+        **({} if verbose >= 2 else {"callbacks__print_log": None}),
         device=backbone.device,
-        verbose=0,
+        verbose=int(verbose >= 2),
     )
 
 
@@ -258,9 +265,7 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
     KeyboardInterrupt
         If the user stopped it before the first step; later, what was learned is kept, with a warning.
     """
-    devices = [torch.device(net.device)] if torch.device(net.device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with isolated_seed(seed, torch.device(net.device)):
         net.initialize()
         if start is not None:
             net.module_.load_state_dict(start)
@@ -269,6 +274,9 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
         except FloatingPointError:
             net.callback("last_good_weights").restore()
             raise
+        finally:
+            if "step_bar" in dict(net.callbacks_):
+                net.callback("step_bar").bar_.close()
     if net.interrupted_:
         n_steps = net.callback("selected_layers").n_steps
         if n_steps == 0:

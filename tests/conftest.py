@@ -19,7 +19,7 @@ SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "in
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
+def _one_thread():
     """Tiny products are slower on more threads."""
     torch.set_num_threads(1)
 
