@@ -340,12 +340,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _read_training_data(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-        """Return pairs, labels and weights of the rows that count, and the classes."""
+        """Return pairs, labels and weights (of mean 1) of the rows that count, and the classes."""
         pairs = self._read_pairs(X, reset=True)
         classes, labels = read_labels(y, n_rows=len(pairs))
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
         rows = np.flatnonzero(weights)
-        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows]
+        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
         if self.early_stopping:
             check_validation_split(labels, classes, self.validation_fraction)
         return pairs, labels, weights, classes

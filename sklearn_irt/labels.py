@@ -86,7 +86,7 @@ def weigh_rows(
     Returns
     -------
     weights : ndarray of shape (n_rows,), dtype float64
-        Weight of each row's loss, in proportion; those above 0 have mean 1.
+        Weight of each row's loss.
 
     Raises
     ------
@@ -114,4 +114,4 @@ def weigh_rows(
         raise ValueError(
             "Fewer than two classes have a positive class_weight; a classifier needs at least two classes."
         )
-    return weights / weights[weights > 0].mean()
+    return weights

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, T5Config
 
@@ -117,6 +117,30 @@ def test_truncated_weights_are_refused_by_name(tiny_llama, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="truncated' cannot be loaded"):
         load(folder)
+
+
+def test_incomplete_weights_are_refused_by_name(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "incomplete"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"is incomplete: its files lack 9 weights.*layers\.1\."):
+        load(folder)
+    cut = {**weights, "norm.weight": weights["norm.weight"][:7].clone()}
+    save_file(cut, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"is incomplete: its files lack 1 weights.*norm\.weight"):
+        load(folder)
+
+
+def test_a_head_for_other_classes_is_replaced(tiny_llama, tmp_path):
+    AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=7).save_pretrained(tmp_path)
+    load_tokenizer(tiny_llama).save_pretrained(tmp_path)
+    assert load(tmp_path).model.score.weight.shape == (3, 32)
+
+
+def test_the_users_attention_kernel_is_taken(tiny_llama):
+    assert load(tiny_llama).model.config._attn_implementation == "eager"
+    assert load(tiny_llama, options={"attn_implementation": "sdpa"}).model.config._attn_implementation == "sdpa"
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import compute_class_weight
 
 from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
@@ -96,10 +97,11 @@ def test_rows_of_the_reports_are_steps_and_columns_are_candidates(make_classifie
     assert np.array_equal(np.isinf(classifier.layer_scores_), never)
 
 
-def test_the_loss_is_the_weighted_cross_entropy(make_classifier, revisions):
+@pytest.mark.parametrize("batch_size", [1, 20, 60])
+def test_the_loss_is_the_weighted_cross_entropy_in_batches_of_any_size(make_classifier, revisions, batch_size):
     X, y = revisions
     weights = np.linspace(0.5, 2, len(y))
-    classifier = make_classifier(batch_size=60, learning_rate=1e-12, class_weight="balanced")
+    classifier = make_classifier(batch_size=batch_size, learning_rate=1e-12, class_weight="balanced")
     classifier.fit(X, y, sample_weight=weights)
     logits = np.log(classifier.predict_proba(X))
     labels = np.searchsorted(classifier.classes_, y)
@@ -123,7 +125,7 @@ def test_the_learning_rate_warms_up_and_falls_to_0(make_classifier, revisions, m
     assert rates == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("learning_rate", [1e6, 1e30])
+@pytest.mark.parametrize("learning_rate", [1e20, 1e30])
 def test_divergence_names_step_and_rate_and_the_last_good_weights_predict(make_classifier, revisions, learning_rate):
     X, y = revisions
     classifier = make_classifier(max_epochs=20, learning_rate=learning_rate)
@@ -151,6 +153,7 @@ def test_ctrl_c_keeps_what_was_learned_and_says_so(make_classifier, revisions, m
     with pytest.warns(UserWarning, match="interrupted after 3 steps"):
         classifier.fit(X, y)
     assert classifier.active_layers_.shape[0] == 3
+    assert classifier.n_iter_ == 0
     assert classifier.predict(X).shape == (60,)
 
 
@@ -162,7 +165,8 @@ def test_ctrl_c_before_the_first_step_interrupts_and_leaves_the_estimator_unfitt
     classifier = make_classifier()
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(X, y)
-    assert not hasattr(classifier, "net_")
+    with pytest.raises(NotFittedError):
+        classifier.predict(X)
 
 
 def test_early_stopping_stops_and_restores_the_best_weights(make_classifier, revisions, monkeypatch):

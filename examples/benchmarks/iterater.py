@@ -5,17 +5,21 @@
 A seed takes 13 to 60 minutes on two cores. Its line is appended to the results file, so an interrupted run continues.
 """
 
-from measuring import load_parts, measure, parse_arguments, print_table, run_once
+from measuring import load_parts, parse_arguments, print_table, run_once
 
 from sklearn_irt import IRTuningClassifier, make_edit_baseline
 
-arguments = parse_arguments(__doc__, seeds=2, results="iterater_results.jsonl").parse_args()
-parts = load_parts(arguments.data)
-for seed in range(arguments.seeds):
-    key = {"method": "edits + logistic regression", "seed": seed}
-    run_once(arguments.results, key, lambda seed=seed: measure(make_edit_baseline(random_state=seed), *parts))
-    key = {"method": "IRTuningClassifier()", "seed": seed}
-    run_once(
-        arguments.results, key, lambda seed=seed: measure(IRTuningClassifier(random_state=seed, verbose=1), *parts)
-    )
-print_table(arguments.results, by=["method"])
+
+def main():
+    arguments = parse_arguments(__doc__, seeds=2, results="iterater_results.jsonl").parse_args()
+    parts = load_parts(arguments.data)
+    for seed in range(arguments.seeds):
+        rival = make_edit_baseline(random_state=seed)
+        classifier = IRTuningClassifier(random_state=seed, verbose=1)
+        run_once(arguments.results, {"method": "edits + logistic regression", "seed": seed}, rival, parts)
+        run_once(arguments.results, {"method": "IRTuningClassifier()", "seed": seed}, classifier, parts)
+    print_table(arguments.results, by=["method"])
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,8 @@ import platform
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,13 @@ def load_parts(data: str | None, n_pairs: int | None = None, seed: int = 0) -> t
     return X, y, X_dev, y_dev
 
 
-def measure(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:
-    """Fit on train, judge on dev."""
+def measure(estimator: Any, *parts: Any) -> dict[str, Any]:
+    """Fit on train and judge on dev, in a process of its own, so that the peak of its memory is this run's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_measure_here, estimator, *parts).result()
+
+
+def _measure_here(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:
     start = time.perf_counter()
     estimator.fit(X, y)
     fitted = time.perf_counter()
@@ -65,14 +72,17 @@ def share_in_training(classifier: IRTuningClassifier) -> float:
     return float((classifier.active_layers_ @ counts).mean() / counts.sum())
 
 
-def run_once(results: Path, key: dict[str, Any], make_figures: Any) -> None:
-    """Append the figures of one run, unless the file has them; flushed at once, so that nothing measured is lost."""
+def run_once(results: Path, key: dict[str, Any], estimator: Any, parts: tuple[Any, ...]) -> None:
+    """Append the figures of one run, unless the file has them for these parameters."""
+    own = ("random_state", "verbose")
+    parameters = {name: value for name, value in estimator.get_params().items() if not name.endswith(own)}
+    key = {**key, "parameters": str(parameters)}
     if any(all(line.get(name) == value for name, value in key.items()) for line in read_results(results)):
         return
-    line = {**key, **make_figures(), "processor": processor(), "date": time.strftime("%Y-%m-%d")}
+    line = {**key, **measure(estimator, *parts), "processor": processor(), "date": time.strftime("%Y-%m-%d")}
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
+    print(json.dumps({name: value for name, value in line.items() if name != "parameters"}), flush=True)
 
 
 def read_results(results: Path) -> list[dict[str, Any]]:
