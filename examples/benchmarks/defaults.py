@@ -1,6 +1,6 @@
 """How a default is settled: one parameter varied, the others at their defaults.
 
-    python examples/benchmarks/defaults.py --data FOLDER --vary pair_format --values before-after instruction inline-diff
+    python examples/benchmarks/defaults.py --data FOLDER --vary class_weight --values balanced sqrt-balanced
 
 A stratified 800 pairs of ITERATER train, judged on dev; a run takes 5 to 15 minutes on two cores.
 """
