@@ -102,6 +102,7 @@ class TrainedPart(nn.Module):
             if parameter.requires_grad and id(parameter) in self._frozen and name.startswith(inside):
                 owner, _, attribute = name.rpartition(".")
                 setattr(self.model.get_submodule(owner), attribute, nn.Parameter(parameter.detach().clone()))
+                parameter.requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
             if id(parameter) not in self._frozen:
