@@ -116,10 +116,6 @@ class StepBar(Callback):
             self.bar_.set_postfix_str(f"loss {loss.item():.3f}, layers {describe_layers(layers)}", refresh=False)
             self.bar_.update()
 
-    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Leave the bar where it is."""
-        self.bar_.close()
-
 
 def describe_layers(layers: Any) -> str:
     """Write ascending indices as ranges, for example "3, 15-17"."""

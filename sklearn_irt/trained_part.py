@@ -1,6 +1,6 @@
 """What training changes: the candidate layers' adapters and the classification head, as one torch module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,10 @@ class TrainedPart(nn.Module):
         states = states.to(next(self.backbone.model.parameters()).dtype)
         with inject_states(states), self.backbone.autocast(), disable_input_dtype_casting(self.model):
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **self._no_key_value_cache()).logits
+
+    def learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and parameter of adapters and head."""
+        return ((name, p) for name, p in self.named_parameters() if id(p) not in self._frozen)
 
     def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
         """Return the adapter parameters of each candidate layer."""

@@ -43,8 +43,7 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and parameter of adapters and head; the frozen weights are not the optimizer's business."""
-        learned = self.module_.state_dict()
-        return ((name, parameter) for name, parameter in self.module_.named_parameters() if name in learned)
+        return self.module_.learned_parameters()
 
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
         """Compute logits; weights belong to the loss."""
