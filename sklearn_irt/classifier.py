@@ -81,7 +81,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Pairs in a training step.
 
     learning_rate : float, default=1e-3
-        The largest learning rate of AdamW, reached after a tenth of the steps; then it falls linearly to 0.
+        The largest learning rate of AdamW for the adapters, reached after a tenth of the steps; then it falls linearly
+        to 0. The head learns at a tenth of it.
 
     class_weight : {"balanced", "sqrt-balanced"}, dict or None, default="sqrt-balanced"
         Weight of each class in the loss. "balanced" is n_samples / (n_classes * count), "sqrt-balanced" its square

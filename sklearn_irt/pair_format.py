@@ -57,11 +57,12 @@ def _write_inline_diff(pieces: list[Piece]) -> str:
 
 
 def _mark(piece: Piece) -> str:
-    """Write "old" -> "new" as " [-old-] {+new+}", as ``git diff --word-diff`` does."""
+    """Write "old" -> "new" as " [- old -] {+ new +}", nearly as ``git diff --word-diff`` does."""
     deleted, added = piece.before.strip(), piece.after.strip()
     if not deleted and not added:
         deleted, added = piece.before, piece.after
-    return (f" [-{deleted}-]" if deleted else "") + (f" {{+{added}+}}" if added else "")
+    # The blanks keep each word the token that it is in running text; "[-,-]" would even be read as "[-", ",-", "]".
+    return (f" [- {deleted} -]" if deleted else "") + (f" {{+ {added} +}}" if added else "")
 
 
 def shorten_pair(pair: Pair, fits: Callable[[Pair], bool]) -> Pair:

@@ -13,6 +13,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from .backbone import head_modules
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .prefix import PrefixStates
@@ -23,6 +24,9 @@ from .trained_part import TrainedPart
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT_NORM = 1.0
+# The head reads states of which a large part is common to all texts: at the adapters' learning rate, each step of AdamW
+# would move the logits of all texts together by about as much as they differ.
+_HEAD_LEARNING_RATE_SHARE = 0.1
 
 
 class LayerwiseNet(NeuralNetClassifier):
@@ -66,7 +70,7 @@ class LayerwiseNet(NeuralNetClassifier):
     def divergence(self, what: str) -> FloatingPointError:
         """Return the error that says where training diverged."""
         step = self.callback("selected_layers").n_steps
-        rate = self.optimizer_.param_groups[0]["lr"]
+        rate = self.optimizer_.param_groups[-1]["lr"]
         return FloatingPointError(
             f"{what} at step {step} (learning rate {rate:.3g} there, learning_rate={self.lr:.3g}). "
             "The weights before the last step were restored. Try a smaller learning_rate."
@@ -113,7 +117,7 @@ def build_net(
 
     The optimizer is AdamW without weight decay; its learning rate rises over the first tenth of the steps and then
     falls linearly to 0; the norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with
-    a warm-up in proportion).
+    a warm-up in proportion). The head learns at a tenth of the adapters' rate.
 
     Parameters
     ----------
@@ -146,6 +150,8 @@ def build_net(
         num_warmup_steps=round(_WARM_UP_SHARE * n_steps),
         num_training_steps=n_steps,
     )
+    heads = {id(module) for module in head_modules(backbone.model)}
+    head_names = [name for name, module in backbone.model.named_modules() if id(module) in heads]
     callbacks: list[tuple[str, Callback]] = [
         ("last_good_weights", LastGoodWeights()),
         ("selected_layers", selected_layers),
@@ -165,6 +171,9 @@ def build_net(
         criterion__reduction="none",
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=0.0,
+        optimizer__param_groups=[
+            (f"model.{name}.*", {"lr": _HEAD_LEARNING_RATE_SHARE * learning_rate}) for name in head_names
+        ],
         lr=learning_rate,
         max_epochs=max_epochs,
         batch_size=batch_size,

@@ -20,7 +20,7 @@ FORMATS = ["before-after", "instruction", "inline-diff", arrow]
     [
         ("before-after", "Before: He go home.\nAfter: He goes home."),
         ("instruction", INSTRUCTION + "Before: He go home.\nAfter: He goes home.\nIntention:"),
-        ("inline-diff", "He [-go-] {+goes+} home.\nEdits: [-go-] {+goes+}"),
+        ("inline-diff", "He [- go -] {+ goes +} home.\nEdits: [- go -] {+ goes +}"),
         (arrow, "He go home. => He goes home."),
     ],
 )
@@ -33,7 +33,7 @@ def test_each_format_writes_a_replacement(pair_format, text):
     [
         ("before-after", "Before: \nAfter: New text."),
         ("instruction", INSTRUCTION + "Before: \nAfter: New text.\nIntention:"),
-        ("inline-diff", "{+New text.+}\nEdits: {+New text.+}"),
+        ("inline-diff", "{+ New text. +}\nEdits: {+ New text. +}"),
         (arrow, " => New text."),
     ],
 )
@@ -46,7 +46,7 @@ def test_each_format_writes_an_empty_before(pair_format, text):
     [
         ("before-after", "Before: Old text.\nAfter: "),
         ("instruction", INSTRUCTION + "Before: Old text.\nAfter: \nIntention:"),
-        ("inline-diff", "[-Old text.-]\nEdits: [-Old text.-]"),
+        ("inline-diff", "[- Old text. -]\nEdits: [- Old text. -]"),
         (arrow, "Old text. => "),
     ],
 )
@@ -57,17 +57,17 @@ def test_each_format_writes_an_empty_after(pair_format, text):
 @pytest.mark.parametrize(
     ("before", "after", "text"),
     [
-        ("It rains.", "It rains hard.", "It rains {+hard+}.\nEdits: {+hard+}"),
-        ("It rains hard.", "It rains.", "It rains [-hard-].\nEdits: [-hard-]"),
+        ("It rains.", "It rains hard.", "It rains {+ hard +}.\nEdits: {+ hard +}"),
+        ("It rains hard.", "It rains.", "It rains [- hard -].\nEdits: [- hard -]"),
         (
             "I seen it then.",
             "I saw it now.",
-            "I [-seen-] {+saw+} it [-then-] {+now+}.\nEdits: [-seen-] {+saw+} [-then-] {+now+}",
+            "I [- seen -] {+ saw +} it [- then -] {+ now +}.\nEdits: [- seen -] {+ saw +} [- then -] {+ now +}",
         ),
         ("It rains.", "It rains.", "It rains.\nEdits: none"),
         (" It rains. \n", " It rains. \n", "It rains.\nEdits: none"),
-        ("I seen  it.", "I saw it.", "I [-seen-] {+saw+} it.\nEdits: [-seen-] {+saw+}"),
-        ("I seen it. ", "I saw it.", "I [-seen-] {+saw+} it.\nEdits: [-seen-] {+saw+}"),
+        ("I seen  it.", "I saw it.", "I [- seen -] {+ saw +} it.\nEdits: [- seen -] {+ saw +}"),
+        ("I seen it. ", "I saw it.", "I [- seen -] {+ saw +} it.\nEdits: [- seen -] {+ saw +}"),
     ],
 )
 def test_inline_diff_marks_every_edit_and_lists_them(before, after, text):

@@ -111,18 +111,25 @@ def test_the_loss_is_the_weighted_cross_entropy_in_batches_of_any_size(make_clas
     assert classifier.history_[0, "train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_0(make_classifier, revisions, monkeypatch):
-    rates = []
+def test_the_learning_rate_warms_up_and_falls_to_0_and_the_head_learns_at_a_tenth(
+    make_classifier, revisions, monkeypatch
+):
+    rates = {"adapters": [], "head": []}
 
     def look(self, net, **kwargs):
-        rates.append(net.optimizer_.param_groups[0]["lr"])
+        rate = {id(p): group["lr"] for group in net.optimizer_.param_groups for p in group["params"]}
+        adapters = {rate.pop(id(p)) for ps in net.module_.layer_parameters().values() for p in ps}
+        for part, found in (("adapters", adapters), ("head", set(rate.values()))):
+            (only,) = found
+            rates[part].append(only)
 
     monkeypatch.setattr(LastGoodWeights, "on_batch_begin", look, raising=False)
     X, y = revisions
     make_classifier(max_epochs=5, learning_rate=0.1).fit(X, y)
     # 5 epochs of 4 steps; the first 2 warm up from 0, then 18 steps of equal decrease to 0
-    expected = [0, 0.05, *(0.1 * (1 - step / 18) for step in range(18))]
-    assert rates == pytest.approx(expected)
+    expected = np.array([0, 0.05, *(0.1 * (1 - step / 18) for step in range(18))])
+    assert rates["adapters"] == pytest.approx(expected)
+    assert rates["head"] == pytest.approx(0.1 * expected)
 
 
 @pytest.mark.parametrize("learning_rate", [1e20, 1e30])
