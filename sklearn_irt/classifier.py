@@ -80,9 +80,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int, default=16
         Pairs in a training step.
 
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=2e-3
         The largest learning rate of AdamW for the adapters, reached after a tenth of the steps; then it falls linearly
-        to 0. The head learns at a tenth of it.
+        to 0. The head learns at a twentieth of it.
 
     class_weight : {"balanced", "sqrt-balanced"}, dict or None, default="sqrt-balanced"
         Weight of each class in the loss. "balanced" is n_samples / (n_classes * count), "sqrt-balanced" its square
@@ -208,7 +208,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         adapter: str | PeftConfig = "lora",
         max_epochs: int = 3,
         batch_size: int = 16,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         class_weight: Any = "sqrt-balanced",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,

@@ -26,7 +26,7 @@ _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT_NORM = 1.0
 # The head reads states of which a large part is common to all texts: at the adapters' learning rate, each step of AdamW
 # would move the logits of all texts together by about as much as they differ.
-_HEAD_LEARNING_RATE_SHARE = 0.1
+_HEAD_LEARNING_RATE_SHARE = 0.05
 
 
 class LayerwiseNet(NeuralNetClassifier):
@@ -117,7 +117,7 @@ def build_net(
 
     The optimizer is AdamW without weight decay; its learning rate rises over the first tenth of the steps and then
     falls linearly to 0; the norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with
-    a warm-up in proportion). The head learns at a tenth of the adapters' rate.
+    a warm-up in proportion). The head learns at a twentieth of the adapters' rate.
 
     Parameters
     ----------
