@@ -10,8 +10,11 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Parameters above which a fit on a CPU gets a warning.
 LARGE_BACKBONE = 1e9
-# Enough work to time, and under half a second where bf16 is emulated (AVX2 only: 0.0014 TFLOP/s was measured).
-_OPERATIONS = 5e8
+# A product is timed at the number of rows, doubled from the least, from which it takes long enough to be told from its
+# launch: few where bf16 is emulated (AVX2 only: 0.0014 TFLOP/s was measured), many on a GPU.
+_LEAST_ROWS, _MOST_ROWS = 16, 2**16
+_LEAST_SECONDS = 2e-2
+_RUNS = 4
 
 
 def choose_device(device: str) -> torch.device:
@@ -59,18 +62,23 @@ def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.de
     Returns
     -------
     rate : float
-        Operations a second, the best of up to five runs.
+        Operations a second, of the best of a few runs.
     """
-    n_rows = max(16, min(512, int(_OPERATIONS / (2 * n_inputs * n_outputs))))
+    n_rows, seconds = _LEAST_ROWS, _time_product(precision, _LEAST_ROWS, n_inputs, n_outputs, device)
+    while seconds < _LEAST_SECONDS and n_rows < _MOST_ROWS:
+        n_rows *= 2
+        seconds = _time_product(precision, n_rows, n_inputs, n_outputs, device)
+    return 2 * n_rows * n_inputs * n_outputs / seconds
+
+
+def _time_product(precision: str, n_rows: int, n_inputs: int, n_outputs: int, device: torch.device) -> float:
+    """Return the seconds of the best of a few runs."""
     rows = torch.ones(n_rows, n_inputs, dtype=DTYPES[precision], device=device)
     weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
-    seconds = [_time_product(rows, weight)]
-    while len(seconds) < 5 and sum(seconds) < 0.5:
-        seconds.append(_time_product(rows, weight))
-    return 2 * n_rows * n_inputs * n_outputs / min(seconds)
+    return min(_time_run(rows, weight) for _ in range(_RUNS))
 
 
-def _time_product(rows: torch.Tensor, weight: torch.Tensor) -> float:
+def _time_run(rows: torch.Tensor, weight: torch.Tensor) -> float:
     start = time.perf_counter()
     product = torch.nn.functional.linear(rows, weight)
     product[0, 0].item()  # waits for a device that computes asynchronously

@@ -30,17 +30,24 @@ def test_auto_takes_the_faster_precision(monkeypatch, rates, faster):
     assert sizes == {(32, 48, CPU)}
 
 
+@pytest.fixture
+def _not_timed_before():
+    precision.product_rate.cache_clear()
+    yield
+    precision.product_rate.cache_clear()
+
+
+@pytest.mark.usefixtures("_not_timed_before")
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_product_is_timed_once(monkeypatch, name):
     runs = []
-    time_product = precision._time_product
+    time_run = precision._time_run
 
     def counted(rows, weight):
         runs.append(rows.dtype)
-        return time_product(rows, weight)
+        return time_run(rows, weight)
 
-    precision.product_rate.cache_clear()
-    monkeypatch.setattr(precision, "_time_product", counted)
+    monkeypatch.setattr(precision, "_time_run", counted)
     rate = precision.product_rate(name, 24, 40, CPU)
     assert rate > 0
     assert set(runs) == {precision.DTYPES[name]}
@@ -49,15 +56,19 @@ def test_product_is_timed_once(monkeypatch, name):
     assert len(runs) == n_runs
 
 
+@pytest.mark.usefixtures("_not_timed_before")
 def test_product_rate_is_of_the_best_run(monkeypatch):
-    # 512 rows are 2 * 512 * 10 * 20 = 204800 operations; the best run takes 0.1 s.
-    seconds = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(precision, "_time_product", lambda *_: next(seconds))
-    precision.product_rate.cache_clear()
-    try:
-        assert precision.product_rate("fp32", 10, 20, CPU) == pytest.approx(2048000)
-    finally:
-        precision.product_rate.cache_clear()
+    # 16 rows are 2 * 16 * 10 * 20 = 6400 operations; the best run takes 0.1 s.
+    seconds = iter([0.3, 0.1, 0.2, 0.4])
+    monkeypatch.setattr(precision, "_time_run", lambda *_: next(seconds))
+    assert precision.product_rate("fp32", 10, 20, CPU) == pytest.approx(64000)
+
+
+@pytest.mark.usefixtures("_not_timed_before")
+def test_a_fast_device_is_timed_on_more_rows_than_its_launch_takes(monkeypatch):
+    """A launch takes 1 ms, each row another: of 16, 32, ... rows the first to take 20 ms are 32."""
+    monkeypatch.setattr(precision, "_time_run", lambda rows, weight: 0.001 + 0.001 * len(rows))
+    assert precision.product_rate("fp32", 10, 20, CPU) == pytest.approx(2 * 32 * 10 * 20 / 0.033)
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu"])
