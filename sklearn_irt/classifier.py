@@ -270,8 +270,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
         selection = self._begin_selection(layers, random_state)
         start = self._start_of_warm_start(classes, layers)
-        self._check_max_length(config)
-        token_ids = self._tokenize(pairs, load_tokenizer(self.backbone, self.backbone_options), classes)
+        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
+        self._check_max_length(config, tokenizer)
+        token_ids = self._tokenize(pairs, tokenizer, classes)
 
         n_operations = count_operations(n_parameters, sum(map(len, token_ids)), layers[0] / n_layers, self.max_epochs)
         precision, device = self._choose_arithmetic(config, n_parameters, n_operations)
@@ -376,9 +377,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
         return self.net_.module_.state_dict()
 
-    def _check_max_length(self, config: Any) -> None:
+    def _check_max_length(self, config: Any, tokenizer: Any) -> None:
+        # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and self.max_length > positions:
+        positions = min(positions or np.inf, tokenizer.model_max_length)
+        if self.max_length > positions:
             raise ValueError(
                 f"max_length={self.max_length}, but backbone={self.backbone!r} reads {positions} tokens at most: "
                 "lower max_length."

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ import torch
 from peft import LoraConfig
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from transformers import AutoTokenizer
 
 from sklearn_irt import FixedSelection, GradientNormSelection, IRTuningClassifier
 
@@ -286,6 +288,17 @@ def test_cut_texts_are_counted_in_one_warning(make_classifier, revisions):
     with pytest.warns(UserWarning, match=r"^\d+ of 60 texts had more than max_length=40 tokens") as caught:
         make_classifier(max_length=40).fit(X, y)
     assert len([w for w in caught if "max_length" in str(w.message)]) == 1
+
+
+def test_a_tokenizer_that_takes_fewer_tokens_than_the_configuration_says_is_heeded(
+    make_classifier, revisions, tiny_llama, tmp_path
+):
+    """As RoBERTa's does, whose first two positions are no token's."""
+    shutil.copytree(tiny_llama, tmp_path / "backbone")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama, model_max_length=100)
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(ValueError, match=r"max_length=101, but .* reads 100 tokens at most"):
+        make_classifier(backbone=tmp_path / "backbone", max_length=101).fit(*revisions)
 
 
 def test_an_edit_at_the_end_of_a_long_text_reaches_the_backbone(make_classifier):
