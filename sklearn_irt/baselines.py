@@ -1,6 +1,5 @@
 """The classical rival: features of the edits and a logistic regression, in seconds."""
 
-from difflib import SequenceMatcher
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -15,7 +14,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .edits import Piece, find_edits, split_words
+from .edits import Piece, find_edits, join_edits, letters_kept, split_words
 from .pairs import read_pairs
 
 _STATISTICS = [
@@ -178,7 +177,7 @@ def _with_neighbours(words: list[str]) -> list[str]:
 def _describe(pieces: list[Piece]) -> list[float]:
     """Compute the statistics in the order of ``_STATISTICS``."""
     edits = [piece for piece in pieces if piece.edited]
-    deleted, added = (" ".join(side).strip() for side in ([e.before for e in edits], [e.after for e in edits]))
+    deleted, added = join_edits(pieces)
     before, after = "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
     n_deleted, n_added = len(split_words(deleted)), len(split_words(added))
     return [
@@ -187,7 +186,7 @@ def _describe(pieces: list[Piece]) -> list[float]:
         np.log1p(n_added),
         np.clip((len(after) - len(before)) / (len(before) + 1), -1, 1),
         (n_deleted + n_added) / (len(split_words(before)) + len(split_words(after))),
-        SequenceMatcher(None, deleted, added, autojunk=False).ratio(),
+        letters_kept(deleted, added),
         bool(added) and not deleted,
         bool(deleted) and not added,
         any(not c.isalnum() and not c.isspace() for c in deleted + added),

@@ -54,9 +54,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         decoders and encoders alike.
 
     pair_format : {"inline-diff", "before-after", "instruction"} or callable, default="inline-diff"
-        How a pair becomes text. "inline-diff" is one text with the deleted and added words marked, then the list of
-        edits; "before-after" is one text after the other; "instruction" names the task and the classes first. A
-        callable takes the two texts (str) and returns one. Not used where X has one text a row.
+        How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the eight
+        unchanged words on each side of them, then how much was edited and the list of edits; "before-after" is one
+        text after the other; "instruction" names the task and the classes first. A callable takes the two texts (str)
+        and returns one. Not used where X has one text a row.
 
     max_length : int, default=192
         Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
@@ -77,7 +78,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     max_epochs : int, default=3
         Passes over the training pairs.
 
-    batch_size : int, default=16
+    batch_size : int, default=8
         Pairs in a training step.
 
     learning_rate : float, default=2e-3
@@ -207,7 +208,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         candidate_layers: Any = 0.5,
         adapter: str | PeftConfig = "lora",
         max_epochs: int = 3,
-        batch_size: int = 16,
+        batch_size: int = 8,
         learning_rate: float = 2e-3,
         class_weight: Any = "sqrt-balanced",
         early_stopping: bool = False,

@@ -1,12 +1,15 @@
 """Finds what changed between two texts, word by word."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 # A word keeps the white space before it, so that joined words give back the text to the letter.
 _WORD = re.compile(r"\s*(?:\w+(?:['’]\w+)*|[^\w\s])|\s+\Z")
+
+# difflib takes the square of the letters' number.
+_LETTERS_COMPARED = 1000
 
 
 class Piece(NamedTuple):
@@ -58,3 +61,15 @@ def _align(words_before: list[str], words_after: list[str], key: Callable[[str],
         last = pieces[-1]
         pieces[-1] = Piece(last.before + end.before, last.after + end.after, last.edited)
     return pieces
+
+
+def join_edits(pieces: Iterable[Piece]) -> tuple[str, str]:
+    """Join what was deleted, and what was added, into one text each."""
+    edits = [piece for piece in pieces if piece.edited]
+    return " ".join(edit.before for edit in edits).strip(), " ".join(edit.after for edit in edits).strip()
+
+
+def letters_kept(deleted: str, added: str) -> float:
+    """Return how alike two texts are letter by letter, from 0 to 1, judged by their first thousand letters."""
+    deleted, added = deleted[:_LETTERS_COMPARED], added[:_LETTERS_COMPARED]
+    return SequenceMatcher(None, deleted, added, autojunk=False).ratio()

@@ -16,6 +16,7 @@ from transformers import (
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
+QUICK = {"max_epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "random_state": 0}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,13 +51,12 @@ def tiny_llama(backbones):
     return backbones["llama"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_classifier(tiny_llama):
     """Return a function that makes a classifier of a tiny Llama, quick to fit."""
 
     def make(**parameters) -> IRTuningClassifier:
-        defaults = {"backbone": tiny_llama, "max_epochs": 1, "precision": "fp32", "device": "cpu", "random_state": 0}
-        return IRTuningClassifier(**{**defaults, **parameters})
+        return IRTuningClassifier(**{"backbone": tiny_llama, **QUICK, **parameters})
 
     return make
 

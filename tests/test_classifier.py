@@ -19,14 +19,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
-from sklearn_irt import FixedSelection, GradientNormSelection, IRTuningClassifier
+from sklearn_irt import FixedSelection, GradientNormSelection
 
 
-@pytest.fixture(scope="module")
-def fitted(tiny_llama, revisions):
+@pytest.fixture(scope="session")
+def fitted(make_classifier, revisions):
     """Return a classifier that was fitted on the 60 pairs; tests do not change it."""
-    X, y = revisions
-    return IRTuningClassifier(tiny_llama, precision="fp32", device="cpu", max_epochs=1, random_state=0).fit(X, y)
+    return make_classifier().fit(*revisions)
 
 
 def test_fitted_attributes(fitted, revisions):

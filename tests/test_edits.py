@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 
 from sklearn_irt import load_sample_revisions
-from sklearn_irt.edits import Piece, find_edits, split_words
+from sklearn_irt.edits import Piece, find_edits, join_edits, letters_kept, split_words
 
 ODD_TEXTS = [
     "",
@@ -141,3 +141,20 @@ def test_white_space_is_the_edit_where_nothing_else_changed(before, after, expec
 @pytest.mark.parametrize(("before", "after"), [("a b ", "a b"), ("a b", "a b\n"), ("a b ", "a b\t")])
 def test_white_space_at_the_end_is_an_edit_where_nothing_else_changed(before, after):
     assert len(edited(before, after)) == 1
+
+
+def test_edits_are_joined_side_by_side():
+    assert join_edits(find_edits("I seen it then.", "I saw it now.")) == ("seen  then", "saw  now")
+    assert join_edits(find_edits("It rains.", "It rains hard.")) == ("", "hard")
+    assert join_edits(find_edits("same", "same")) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("deleted", "added", "share"), [("go", "goes", 2 * 2 / 6), ("same", "same", 1), ("cold", "hut", 0), ("", "new", 0)]
+)
+def test_letters_kept_is_twice_the_common_letters_over_all(deleted, added, share):
+    assert letters_kept(deleted, added) == pytest.approx(share)
+
+
+def test_letters_kept_looks_at_the_first_thousand_letters():
+    assert letters_kept("a" * 1000 + "b" * 100_000, "a" * 1000 + "c" * 100_000) == 1

@@ -12,6 +12,10 @@ def arrow(before: str, after: str) -> str:
     return f"{before} => {after}"
 
 
+def counts(n_edits: int, n_deleted: int, n_words: int, n_added: int, kept: int) -> str:
+    return f"{n_edits} edits, {n_deleted} of {n_words} words deleted, {n_added} added, {kept} of 10 letters kept:"
+
+
 FORMATS = ["before-after", "instruction", "inline-diff", arrow]
 
 
@@ -20,7 +24,11 @@ FORMATS = ["before-after", "instruction", "inline-diff", arrow]
     [
         ("before-after", "Before: He go home.\nAfter: He goes home."),
         ("instruction", INSTRUCTION + "Before: He go home.\nAfter: He goes home.\nIntention:"),
-        ("inline-diff", "He [- go -] {+ goes +} home.\nEdits: [- go -] {+ goes +}"),
+        (
+            "inline-diff",
+            "He [- go -] {+ goes +} home.\n"
+            "1 edits, 1 of 4 words deleted, 1 added, 7 of 10 letters kept: [- go -] {+ goes +}",
+        ),
         (arrow, "He go home. => He goes home."),
     ],
 )
@@ -33,7 +41,7 @@ def test_each_format_writes_a_replacement(pair_format, text):
     [
         ("before-after", "Before: \nAfter: New text."),
         ("instruction", INSTRUCTION + "Before: \nAfter: New text.\nIntention:"),
-        ("inline-diff", "{+ New text. +}\nEdits: {+ New text. +}"),
+        ("inline-diff", "{+ New text. +}\n" + counts(1, 0, 0, 3, 0) + " {+ New text. +}"),
         (arrow, " => New text."),
     ],
 )
@@ -46,7 +54,7 @@ def test_each_format_writes_an_empty_before(pair_format, text):
     [
         ("before-after", "Before: Old text.\nAfter: "),
         ("instruction", INSTRUCTION + "Before: Old text.\nAfter: \nIntention:"),
-        ("inline-diff", "[- Old text. -]\nEdits: [- Old text. -]"),
+        ("inline-diff", "[- Old text. -]\n" + counts(1, 3, 3, 0, 0) + " [- Old text. -]"),
         (arrow, "Old text. => "),
     ],
 )
@@ -57,26 +65,58 @@ def test_each_format_writes_an_empty_after(pair_format, text):
 @pytest.mark.parametrize(
     ("before", "after", "text"),
     [
-        ("It rains.", "It rains hard.", "It rains {+ hard +}.\nEdits: {+ hard +}"),
-        ("It rains hard.", "It rains.", "It rains [- hard -].\nEdits: [- hard -]"),
+        ("It rains.", "It rains hard.", "It rains {+ hard +}.\n" + counts(1, 0, 3, 1, 0) + " {+ hard +}"),
+        ("It rains hard.", "It rains.", "It rains [- hard -].\n" + counts(1, 1, 4, 0, 0) + " [- hard -]"),
         (
             "I seen it then.",
             "I saw it now.",
-            "I [- seen -] {+ saw +} it [- then -] {+ now +}.\nEdits: [- seen -] {+ saw +} [- then -] {+ now +}",
+            # difflib's ratio of "seen  then" and "saw  now": 2 * len("s  n") / 18
+            "I [- seen -] {+ saw +} it [- then -] {+ now +}.\n"
+            + counts(2, 2, 5, 2, 4)
+            + " [- seen -] {+ saw +} [- then -] {+ now +}",
         ),
-        ("It rains.", "It rains.", "It rains.\nEdits: none"),
-        (" It rains. \n", " It rains. \n", "It rains.\nEdits: none"),
-        ("I seen  it.", "I saw it.", "I [- seen -] {+ saw +} it.\nEdits: [- seen -] {+ saw +}"),
-        ("I seen it. ", "I saw it.", "I [- seen -] {+ saw +} it.\nEdits: [- seen -] {+ saw +}"),
+        ("It rains.", "It rains.", "It rains.\n" + counts(0, 0, 3, 0, 10) + " none"),
+        ("I seen  it.", "I saw it.", "I [- seen -] {+ saw +} it.\n" + counts(1, 1, 4, 1, 3) + " [- seen -] {+ saw +}"),
     ],
 )
 def test_inline_diff_marks_every_edit_and_lists_them(before, after, text):
     assert write_pair(Pair(before, after), "inline-diff", INTENTIONS) == text
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ("X a b c d e f g h i j.", "Y a b c d e f g h i j.", "[- X -] {+ Y +} a b c d e f g h …"),
+        ("z i h g f e d c b a X.", "z i h g f e d c b a Y.", "… h g f e d c b a [- X -] {+ Y +}."),
+        ("X a b c d e f g h.", "Y a b c d e f g h.", "[- X -] {+ Y +} a b c d e f g h."),
+        ("a b c d e f g h i j k.", "a b c d e f g h i j k.", "a b c d e f g h i j k."),
+    ],
+)
+def test_inline_diff_keeps_eight_unchanged_words_beside_an_edit(before, after, text):
+    assert write_pair(Pair(before, after), "inline-diff", INTENTIONS).splitlines()[0] == text
+
+
+def test_inline_diff_counts_the_words_that_it_leaves_out():
+    words = " ".join("abcdefghijklmnop")
+    assert counts(1, 1, 17, 1, 0) in write_pair(Pair(f"X {words}", f"Y {words}"), "inline-diff", INTENTIONS)
+
+
+@pytest.mark.parametrize("text", ["It rains. \n", " It rains. "])
+def test_inline_diff_of_equal_texts_says_none(text):
+    written = write_pair(Pair(text, text), "inline-diff", INTENTIONS)
+    assert written.startswith("It rains.\n0 edits")
+    assert written.endswith(": none")
+
+
+def test_white_space_at_an_end_is_no_edit_beside_another():
+    written = write_pair(Pair("I seen it. ", "I saw it."), "inline-diff", INTENTIONS)
+    assert written.startswith("I [- seen -] {+ saw +} it.\n1 edits")
+    assert written.endswith(": [- seen -] {+ saw +}")
+
+
 @pytest.mark.parametrize(("before", "after"), [("a b", "a  b"), ("a b", "a\nb"), ("a ", "a"), ("a", "a\n")])
 def test_inline_diff_shows_that_white_space_changed(before, after):
-    assert not write_pair(Pair(before, after), "inline-diff", INTENTIONS).endswith("Edits: none")
+    assert not write_pair(Pair(before, after), "inline-diff", INTENTIONS).endswith(": none")
 
 
 @pytest.mark.parametrize("pair_format", ["before-after", "instruction"])
@@ -110,8 +150,10 @@ def test_a_callable_that_returns_no_string_is_refused_naming_the_type(returned):
     ],
 )
 def test_a_long_pair_is_cut_until_it_fits_and_keeps_its_edit(pair, pair_format):
+    n_letters = 120 if pair_format == "inline-diff" else 160  # it leaves out most words by itself
+
     def fits(candidate: Pair) -> bool:
-        return len(write_pair(candidate, pair_format, INTENTIONS)) <= 160
+        return len(write_pair(candidate, pair_format, INTENTIONS)) <= n_letters
 
     assert not fits(pair)
     shorter = shorten_pair(pair, fits)
