@@ -57,7 +57,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the eight
         unchanged words on each side of them, then how much was edited and the list of edits; "before-after" is one
         text after the other; "instruction" names the task and the classes first. A callable takes the two texts (str)
-        and returns one. Not used where X has one text a row.
+        and returns one; where that is longer than ``max_length``, it is called again on cut texts. Not used where X has
+        one text a row.
 
     max_length : int, default=192
         Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
@@ -329,6 +330,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "net_")
         backbone = self.net_.module_.backbone
+        self._check_max_length(backbone.model.config, backbone.tokenizer)
         token_ids = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
         states = self._run_prefix(backbone, token_ids, self.net_.module_.first_layer)
         return softmax(predict_logits(self.net_, states), axis=1)

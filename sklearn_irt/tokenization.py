@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .pair_format import PairFormat, shorten_pair, write_pair
+from .pair_format import PairFormat, write_pair, write_shortened
 from .pairs import Pair
 
 
@@ -38,13 +38,13 @@ def tokenize_pairs(
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
         return tokenizer(texts, split_special_tokens=True, verbose=False, **options)["input_ids"]
 
-    def fits(pair: Pair) -> bool:
-        return len(tokenize([write_pair(pair, pair_format, intentions)])[0]) <= max_length
+    def fits(text: str) -> bool:
+        return len(tokenize([text])[0]) <= max_length
 
     token_ids = tokenize([write_pair(pair, pair_format, intentions) for pair in pairs])
     too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
     for row in too_long:
-        shorter = write_pair(shorten_pair(pairs[row], fits), pair_format, intentions)
+        shorter = write_shortened(pairs[row], pair_format, intentions, fits)
         token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
     empty = [row for row, ids in enumerate(token_ids) if not ids]
     if empty:

@@ -300,6 +300,13 @@ def test_a_tokenizer_that_takes_fewer_tokens_than_the_configuration_says_is_heed
         make_classifier(backbone=tmp_path / "backbone", max_length=101).fit(*revisions)
 
 
+def test_max_length_is_checked_at_predict_too(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier().fit(X, y).set_params(max_length=257)
+    with pytest.raises(ValueError, match=r"max_length=257, but .* reads 256 tokens at most"):
+        classifier.predict(X)
+
+
 def test_an_edit_at_the_end_of_a_long_text_reaches_the_backbone(make_classifier):
     beginning = "word " * 200
     X = [(beginning + f"ends {i} cold", beginning + f"ends {i} " + ("hot", "tepid")[i % 2]) for i in range(40)]

@@ -1,6 +1,6 @@
 import pytest
 
-from sklearn_irt.pair_format import shorten_pair, write_pair
+from sklearn_irt.pair_format import write_pair, write_shortened
 from sklearn_irt.pairs import Pair
 
 INTENTIONS = ["clarity", "fluency"]
@@ -103,20 +103,27 @@ def test_inline_diff_counts_the_words_that_it_leaves_out():
 
 @pytest.mark.parametrize("text", ["It rains. \n", " It rains. "])
 def test_inline_diff_of_equal_texts_says_none(text):
-    written = write_pair(Pair(text, text), "inline-diff", INTENTIONS)
-    assert written.startswith("It rains.\n0 edits")
-    assert written.endswith(": none")
+    assert write_pair(Pair(text, text), "inline-diff", INTENTIONS) == f"It rains.\n{counts(0, 0, 3, 0, 10)} none"
 
 
 def test_white_space_at_an_end_is_no_edit_beside_another():
-    written = write_pair(Pair("I seen it. ", "I saw it."), "inline-diff", INTENTIONS)
-    assert written.startswith("I [- seen -] {+ saw +} it.\n1 edits")
-    assert written.endswith(": [- seen -] {+ saw +}")
+    bare = write_pair(Pair("I seen it.", "I saw it."), "inline-diff", INTENTIONS)
+    assert write_pair(Pair("I seen it. ", "I saw it."), "inline-diff", INTENTIONS) == bare
 
 
-@pytest.mark.parametrize(("before", "after"), [("a b", "a  b"), ("a b", "a\nb"), ("a ", "a"), ("a", "a\n")])
-def test_inline_diff_shows_that_white_space_changed(before, after):
-    assert not write_pair(Pair(before, after), "inline-diff", INTENTIONS).endswith(": none")
+@pytest.mark.parametrize(
+    ("before", "after", "marked"),
+    [
+        ("a b", "a  b", "a [-  b -] {+   b +}"),
+        ("a b", "a\nb", "a [-  b -] {+ \nb +}"),
+        ("a ", "a", "a [-   -]"),
+        ("a", "a\n", "a {+ \n +}"),
+    ],
+)
+def test_inline_diff_shows_which_white_space_changed(before, after, marked):
+    written = write_pair(Pair(before, after), "inline-diff", INTENTIONS)
+    assert written.startswith(f"{marked}\n1 edits")
+    assert written.endswith(f": {marked.removeprefix('a ')}")
 
 
 @pytest.mark.parametrize("pair_format", ["before-after", "instruction"])
@@ -152,15 +159,9 @@ def test_a_callable_that_returns_no_string_is_refused_naming_the_type(returned):
 def test_a_long_pair_is_cut_until_it_fits_and_keeps_its_edit(pair, pair_format):
     n_letters = 120 if pair_format == "inline-diff" else 160  # it leaves out most words by itself
 
-    def fits(candidate: Pair) -> bool:
-        return len(write_pair(candidate, pair_format, INTENTIONS)) <= n_letters
-
-    assert not fits(pair)
-    shorter = shorten_pair(pair, fits)
-    assert fits(shorter)
-    assert "old" in shorter.before.split()
-    assert "new" in shorter.after.split()
-    text = write_pair(shorter, pair_format, INTENTIONS)
+    assert len(write_pair(pair, pair_format, INTENTIONS)) > n_letters
+    text = write_shortened(pair, pair_format, INTENTIONS, lambda text: len(text) <= n_letters)
+    assert len(text) <= n_letters
     assert "old" in text
     assert "new" in text
 
@@ -176,7 +177,8 @@ def test_a_long_pair_is_cut_until_it_fits_and_keeps_its_edit(pair, pair_format):
     ],
 )
 def test_the_unchanged_words_nearest_to_an_edit_are_kept_as_many_as_fit(pair, n_letters, expected):
-    assert shorten_pair(pair, lambda candidate: len(candidate.before) <= n_letters) == expected
+    text = write_shortened(pair, arrow, INTENTIONS, lambda text: len(text.split(" => ")[0]) <= n_letters)
+    assert text == arrow(*expected)
 
 
 @pytest.mark.parametrize(
@@ -188,21 +190,53 @@ def test_the_unchanged_words_nearest_to_an_edit_are_kept_as_many_as_fit(pair, n_
     ],
 )
 def test_edits_that_are_too_long_alone_keep_the_first_words_of_both_sides(pair, expected):
-    assert shorten_pair(pair, lambda candidate: len(candidate.before) + len(candidate.after) <= 12) == expected
+    text = write_shortened(pair, arrow, INTENTIONS, lambda text: len(text) <= 12 + len(" => "))
+    assert text == arrow(*expected)
+
+
+def test_edits_that_are_too_many_keep_the_first_of_them():
+    words = [f"w{number}" for number in range(40)]
+    pair = Pair(" ".join(words), " ".join("new" if number % 2 else word for number, word in enumerate(words)))
+    text = write_shortened(pair, "inline-diff", INTENTIONS, lambda text: len(text) <= 200)
+    assert 150 < len(text) <= 200
+    counted, edits = text.splitlines()[1].split(":")
+    assert counted.startswith("20 edits, 20 of 40 words deleted, 20 added")
+    assert edits.startswith(" [- w1 -] {+ new +} [- w3 -] {+ new +}")
+    assert edits.endswith(" {+ new +}")
+
+
+def test_a_moved_phrase_is_still_the_edit_of_a_text_that_is_cut():
+    pair = Pair(f"So as is well known, {FILLER}", f"So {FILLER} as is well known,")
+    text = write_shortened(pair, "inline-diff", INTENTIONS, lambda text: len(text) <= 190)
+    assert text.splitlines()[0] == "So [- as is well known, -] w0 w1 w2 … w37 w38 w39 {+ as is well known, +}"
+
+
+@pytest.mark.parametrize("n_letters", [80, 100, 200, 400])
+def test_the_counts_are_those_of_the_whole_pair_however_much_is_cut(n_letters):
+    pair = Pair(f"{FILLER} a b c d e f {FILLER} g", f"{FILLER} u v w x y z {FILLER} h")
+    whole = write_pair(pair, "inline-diff", INTENTIONS)
+    text = write_shortened(pair, "inline-diff", INTENTIONS, lambda text: len(text) <= n_letters)
+    assert text.splitlines()[1].split(":")[0] == whole.splitlines()[1].split(":")[0]
+    assert "7 of 87 words deleted, 7 added" in text
 
 
 def test_a_single_text_keeps_its_first_words():
-    assert shorten_pair(Pair(None, "a b c d e"), lambda pair: len(pair.after) <= 6) == Pair(None, "a b c")
+    assert write_shortened(Pair(None, "a b c d e"), arrow, INTENTIONS, lambda text: len(text) <= 6) == "a b c"
 
 
-def test_a_long_pair_without_an_edit_keeps_some_of_its_words():
-    shorter = shorten_pair(Pair("a b c d e f", "a b c d e f"), lambda pair: len(pair.before) <= 7)
-    assert len(shorter.before) <= 7
-    assert any(word in shorter.before and word in shorter.after for word in "abcdef")
+def test_a_long_pair_without_an_edit_keeps_its_first_words():
+    pair = Pair("a b c d e f", "a b c d e f")
+    assert write_shortened(pair, arrow, INTENTIONS, lambda text: len(text) <= 14) == "a b c => a b c"
 
 
-@pytest.mark.parametrize("pair", [Pair("a b c", "x y z"), Pair("a b c", "a b x"), Pair("a b", "a b")])
-def test_where_nothing_fits_a_shorter_pair_is_returned_all_the_same(pair):
-    shorter = shorten_pair(pair, lambda candidate: False)
-    assert isinstance(shorter, Pair)
-    assert shorter.before is not None
+@pytest.mark.parametrize(
+    ("pair", "shortest"),
+    [
+        (Pair("a b c", "x y z"), "a … => x …"),
+        (Pair("a b c", "a b x"), " … c =>  … x"),
+        (Pair("a b", "a b"), "a => a"),
+        (Pair(None, "a b c"), "a"),
+    ],
+)
+def test_where_nothing_fits_the_shortest_text_is_returned_all_the_same(pair, shortest):
+    assert write_shortened(pair, arrow, INTENTIONS, lambda text: False) == shortest

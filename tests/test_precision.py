@@ -71,6 +71,19 @@ def test_a_fast_device_is_timed_on_more_rows_than_its_launch_takes(monkeypatch):
     assert precision.product_rate("fp32", 10, 20, CPU) == pytest.approx(2 * 32 * 10 * 20 / 0.033)
 
 
+@pytest.mark.usefixtures("_not_timed_before")
+def test_a_very_fast_device_is_timed_on_no_more_rows_than_fit(monkeypatch):
+    monkeypatch.setattr(precision, "_time_run", lambda rows, weight: 0.001)
+    assert precision.product_rate("fp32", 10, 20, CPU) == pytest.approx(2 * 2**16 * 10 * 20 / 0.001)
+
+
+@pytest.mark.usefixtures("_not_timed_before")
+def test_a_product_that_takes_long_is_run_once(monkeypatch):
+    seconds = iter([1.4])
+    monkeypatch.setattr(precision, "_time_run", lambda *_: next(seconds))
+    assert precision.product_rate("bf16", 10, 20, CPU) == pytest.approx(6400 / 1.4)
+
+
 @pytest.mark.parametrize("name", ["auto", "cpu"])
 def test_device_works(name):
     device = precision.choose_device(name)
