@@ -19,12 +19,13 @@ def main():
     parser.add_argument("--values", required=True, nargs="+", help="its values; what is JSON is read as JSON")
     arguments = parser.parse_args()
     parts = load_parts(arguments.data, arguments.pairs)
+    runs = []
     for seed in range(arguments.seeds):
         for text in arguments.values:
             classifier = IRTuningClassifier(random_state=seed).set_params(**{arguments.vary: read_value(text)})
             key = {"parameter": arguments.vary, "value": text, "pairs": arguments.pairs, "seed": seed}
-            run_once(arguments.results, key, classifier, parts)
-    print_table(arguments.results, by=["parameter", "value", "pairs"])
+            runs.append(run_once(arguments.results, key, classifier, parts))
+    print_table(runs, by=["parameter", "value", "pairs"])
 
 
 def read_value(text):

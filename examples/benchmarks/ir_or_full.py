@@ -15,12 +15,13 @@ def main():
     parser.add_argument("--pairs", type=int, default=800, help="stratified part of the training pairs (default 800)")
     arguments = parser.parse_args()
     parts = load_parts(arguments.data, arguments.pairs)
+    runs = []
     for seed in range(arguments.seeds):
         for selection in ("ir", "full"):
             classifier = IRTuningClassifier(selection=selection, random_state=seed)
             key = {"selection": selection, "pairs": arguments.pairs, "seed": seed}
-            run_once(arguments.results, key, classifier, parts)
-    print_table(arguments.results, by=["selection", "pairs"])
+            runs.append(run_once(arguments.results, key, classifier, parts))
+    print_table(runs, by=["selection", "pairs"])
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ from sklearn_irt import IRTuningClassifier, make_edit_baseline
 def main():
     arguments = parse_arguments(__doc__, seeds=2, results="iterater_results.jsonl").parse_args()
     parts = load_parts(arguments.data)
+    runs = []
     for seed in range(arguments.seeds):
         rival = make_edit_baseline(random_state=seed)
         classifier = IRTuningClassifier(random_state=seed, verbose=1)
-        run_once(arguments.results, {"method": "edits + logistic regression", "seed": seed}, rival, parts)
-        run_once(arguments.results, {"method": "IRTuningClassifier()", "seed": seed}, classifier, parts)
-    print_table(arguments.results, by=["method"])
+        runs += [
+            run_once(arguments.results, {"method": "edits + logistic regression", "seed": seed}, rival, parts),
+            run_once(arguments.results, {"method": "IRTuningClassifier()", "seed": seed}, classifier, parts),
+        ]
+    print_table(runs, by=["method"])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,11 @@ def parse_arguments(description: str, seeds: int, results: str) -> argparse.Argu
     )
     parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0 (default {seeds})")
     parser.add_argument(
-        "--results", type=Path, default=Path(results), help=f"file that lines are appended to (default {results})"
+        "--results",
+        type=Path,
+        default=Path(results),
+        help=f"file that lines are appended to; a run that it holds is not repeated, so use another one after a change "
+        f"of the code (default {results})",
     )
     return parser
 
@@ -72,17 +76,19 @@ def share_in_training(classifier: IRTuningClassifier) -> float:
     return float((classifier.active_layers_ @ counts).mean() / counts.sum())
 
 
-def run_once(results: Path, key: dict[str, Any], estimator: Any, parts: tuple[Any, ...]) -> None:
-    """Append the figures of one run, unless the file has them for these parameters."""
+def run_once(results: Path, key: dict[str, Any], estimator: Any, parts: tuple[Any, ...]) -> dict[str, Any]:
+    """Append the figures of one run, unless the file has them for these parameters, and return its line."""
     own = ("random_state", "verbose")
     parameters = {name: value for name, value in estimator.get_params().items() if not name.endswith(own)}
     key = {**key, "parameters": str(parameters)}
-    if any(all(line.get(name) == value for name, value in key.items()) for line in read_results(results)):
-        return
+    for line in read_results(results):
+        if key.items() <= line.items():
+            return line
     line = {**key, **measure(estimator, *parts), "processor": processor(), "date": time.strftime("%Y-%m-%d")}
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps({name: value for name, value in line.items() if name != "parameters"}), flush=True)
+    return line
 
 
 def read_results(results: Path) -> list[dict[str, Any]]:
@@ -90,9 +96,9 @@ def read_results(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
-def print_table(results: Path, by: list[str]) -> None:
+def print_table(runs: list[dict[str, Any]], by: list[str]) -> None:
     """Print mean and deviation over the seeds."""
-    lines = pd.DataFrame(read_results(results))
+    lines = pd.DataFrame(runs)
     figures = [
         c for c in ("macro_f1", "fit_seconds", "predict_seconds", "peak_memory_mb", "share_training") if c in lines
     ]
