@@ -65,7 +65,7 @@ def _count_edits(pieces: list[Piece]) -> str:
     """Say how much was edited, which a small LLM does not count for itself."""
     deleted, added = join_edits(pieces)
     n_edits = sum(piece.edited for piece in pieces)
-    n_words = len(split_words(_join(pieces).before.strip()))
+    n_words = len(split_words(_join(pieces)[0].strip()))
     return (
         f"{n_edits} edits, {len(split_words(deleted))} of {n_words} words deleted, {len(split_words(added))} added, "
         f"{round(10 * letters_kept(deleted, added))} of 10 letters kept"
@@ -101,7 +101,7 @@ def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[st
     text : str
         The longest that fits; the shortest one where none fits.
     """
-    pieces = find_edits(pair.after if pair.before is None else pair.before, pair.after)
+    pieces = [Piece(pair.after, pair.after, False)] if pair.before is None else find_edits(pair.before, pair.after)
     counts = _count_edits(pieces)  # those of the whole pair
 
     def write(cut: list[Piece]) -> str:
@@ -111,11 +111,17 @@ def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[st
         return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions)
 
     for cut, longest in _ways_to_cut(pieces):
-        too_long = bisect_right(range(longest), False, key=lambda n, cut=cut: not fits(write(cut(n))))
-        text = write(cut(max(too_long - 1, 0)))
+        text = _longest_that_fits(cut, longest, write, fits)
         if fits(text):
             break
     return text
+
+
+def _longest_that_fits(
+    cut: Callable[[int], list[Piece]], longest: int, write: Callable[[list[Piece]], str], fits: Callable[[str], bool]
+) -> str:
+    too_long = bisect_right(range(longest), False, key=lambda n: not fits(write(cut(n))))
+    return write(cut(max(too_long - 1, 0)))
 
 
 def _ways_to_cut(pieces: list[Piece]) -> list[tuple[Callable[[int], list[Piece]], int]]:
@@ -132,8 +138,8 @@ def _ways_to_cut(pieces: list[Piece]) -> list[tuple[Callable[[int], list[Piece]]
     ]
 
 
-def _join(pieces: list[Piece]) -> Pair:
-    return Pair("".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces))
+def _join(pieces: list[Piece]) -> tuple[str, str]:
+    return "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
 
 
 def _keep_near_edits(pieces: list[Piece], n_words: int) -> list[Piece]:
