@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .edits import Piece, find_edits, join_edits, letters_kept, split_words
+from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
 from .pairs import read_pairs
 
 _STATISTICS = [
@@ -176,12 +176,11 @@ def _with_neighbours(words: list[str]) -> list[str]:
 
 def _describe(pieces: list[Piece]) -> list[float]:
     """Compute the statistics in the order of ``_STATISTICS``."""
-    edits = [piece for piece in pieces if piece.edited]
     deleted, added = join_edits(pieces)
-    before, after = "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
+    before, after = join_pieces(pieces)
     n_deleted, n_added = len(split_words(deleted)), len(split_words(added))
     return [
-        np.log1p(len(edits)),
+        np.log1p(sum(piece.edited for piece in pieces)),
         np.log1p(n_deleted),
         np.log1p(n_added),
         np.clip((len(after) - len(before)) / (len(before) + 1), -1, 1),

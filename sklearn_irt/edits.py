@@ -1,7 +1,7 @@
 """Finds what changed between two texts, word by word."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -63,7 +63,12 @@ def _align(words_before: list[str], words_after: list[str], key: Callable[[str],
     return pieces
 
 
-def join_edits(pieces: Iterable[Piece]) -> tuple[str, str]:
+def join_pieces(pieces: Sequence[Piece]) -> tuple[str, str]:
+    """Join pieces into the text before and the text after."""
+    return "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
+
+
+def join_edits(pieces: Sequence[Piece]) -> tuple[str, str]:
     """Join what was deleted, and what was added, into one text each."""
     edits = [piece for piece in pieces if piece.edited]
     return " ".join(edit.before for edit in edits).strip(), " ".join(edit.after for edit in edits).strip()

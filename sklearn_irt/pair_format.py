@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from .edits import Piece, find_edits, join_edits, letters_kept, split_words
+from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
 from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
@@ -65,7 +65,7 @@ def _count_edits(pieces: list[Piece]) -> str:
     """Say how much was edited, which a small LLM does not count for itself."""
     deleted, added = join_edits(pieces)
     n_edits = sum(piece.edited for piece in pieces)
-    n_words = len(split_words(_join(pieces)[0].strip()))
+    n_words = len(split_words(join_pieces(pieces)[0].strip()))
     return (
         f"{n_edits} edits, {len(split_words(deleted))} of {n_words} words deleted, {len(split_words(added))} added, "
         f"{round(10 * letters_kept(deleted, added))} of 10 letters kept"
@@ -107,7 +107,7 @@ def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[st
     def write(cut: list[Piece]) -> str:
         if pair_format == "inline-diff" and pair.before is not None:
             return _write_inline_diff(cut, counts)
-        before, after = _join(cut)
+        before, after = join_pieces(cut)
         return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions)
 
     for cut, longest in _ways_to_cut(pieces):
@@ -136,10 +136,6 @@ def _ways_to_cut(pieces: list[Piece]) -> list[tuple[Callable[[int], list[Piece]]
         (lambda n: [_keep_first(piece, n + 1) for piece in edits], longest),
         (lambda n: _keep_first_edits(shortest, n + 1), sum(piece.edited for piece in pieces)),
     ]
-
-
-def _join(pieces: list[Piece]) -> tuple[str, str]:
-    return "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
 
 
 def _keep_near_edits(pieces: list[Piece], n_words: int) -> list[Piece]:
