@@ -21,69 +21,92 @@ class StatesDataset(Dataset):
     ----------
     states : PrefixStates
         Of each text.
-    labels : ndarray of shape (n_texts,), dtype int64
-        Index of each text's class.
-    weights : ndarray of shape (n_texts,), dtype float32
-        Weight of each text's loss.
+    texts : ndarray of shape (n_views, n_rows), dtype int
+        The text of each row in each view. A pass shows each row in one view, the next pass in the next.
+    labels : ndarray of shape (n_rows,), dtype int64
+        Index of each row's class.
+    weights : ndarray of shape (n_rows,), dtype float32
+        Weight of each row's loss.
+
+    Attributes
+    ----------
+    shown : ndarray of shape (n_rows,), dtype int
+        The text that each row shows in this pass.
     """
 
-    def __init__(self, states: PrefixStates, labels: NDArray[np.int64], weights: NDArray[np.floating]) -> None:
+    def __init__(
+        self,
+        states: PrefixStates,
+        texts: NDArray[np.intp],
+        labels: NDArray[np.int64],
+        weights: NDArray[np.floating],
+    ) -> None:
         self.states = states
+        self.texts = texts
         self.labels = labels
         self.weights = weights
+        self.show(0)
+
+    def show(self, n_passes: int) -> None:
+        """Choose the views of the pass after ``n_passes`` others; neighbouring rows show different ones."""
+        n_views, n_rows = self.texts.shape
+        rows = np.arange(n_rows)
+        self.shown = self.texts[(rows + n_passes) % n_views, rows]
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.shown)
 
-    def __getitem__(self, text: int) -> dict[str, Any]:
-        states, token_ids = self.states[text]
-        return {"states": states, "input_ids": token_ids, "weight": self.weights[text], "label": self.labels[text]}
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        states, token_ids = self.states[self.shown[row]]
+        return {"states": states, "input_ids": token_ids, "weight": self.weights[row], "label": self.labels[row]}
 
 
-def text_lengths(dataset: Dataset) -> NDArray[np.intp]:
-    """Return the number of tokens of each text of a dataset, or of a part of one."""
+def _show(dataset: Dataset, n_passes: int) -> NDArray[np.intp]:
+    """Choose the views of a dataset, or of a part of one, and return the number of tokens of each row."""
     if isinstance(dataset, Subset):
-        return text_lengths(dataset.dataset)[np.asarray(dataset.indices)]
+        return _show(dataset.dataset, n_passes)[np.asarray(dataset.indices)]
     assert isinstance(dataset, StatesDataset)
-    return np.diff(dataset.states.offsets)
+    dataset.show(n_passes)
+    return np.diff(dataset.states.offsets)[dataset.shown]
 
 
 class LengthBuckets(Sampler):
-    """Batches of texts of similar length, in a new order and composition at each pass.
+    """Batches of rows of similar length, in a new order and composition, and in other views, at each pass.
 
     Parameters
     ----------
-    lengths : ndarray of shape (n_texts,), dtype int
-        Tokens of each text.
+    dataset : Dataset
+        A :class:`StatesDataset` or a subset of one.
     batch_size : int
-        Texts of a batch; the last one may have fewer.
+        Rows of a batch; the last one may have fewer.
     random_state : RandomState or None
-        Shuffles; None yields the texts sorted by length.
+        Shuffles; None yields the rows sorted by length, in the same views at each pass.
     """
 
-    def __init__(self, lengths: NDArray[np.intp], batch_size: int, random_state: np.random.RandomState | None) -> None:
-        self.lengths = lengths
+    def __init__(self, dataset: Dataset, batch_size: int, random_state: np.random.RandomState | None) -> None:
+        self.dataset = dataset
         self.batch_size = batch_size
         self.random_state = random_state
+        self.n_passes = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
+        lengths = _show(self.dataset, self.n_passes)
         if self.random_state is None:
-            return iter(self._split(np.argsort(self.lengths, kind="stable")))
-        order = self.random_state.permutation(len(self.lengths))
-        pool = self.batch_size * _BATCHES_SORTED_TOGETHER
-        batches = [
-            batch
-            for start in range(0, len(order), pool)
-            for batch in self._split(self._sorted(order[start : start + pool]))
-        ]
+            return iter(self._split(np.argsort(lengths, kind="stable")))
+        self.n_passes += 1
+        order = self.random_state.permutation(len(lengths))
+        pools = np.split(order, range(self._pool_size, len(order), self._pool_size))
+        sorted_pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+        batches = [batch for pool in sorted_pools for batch in self._split(pool)]
         self.random_state.shuffle(batches)
         return iter(batches)
 
-    def _sorted(self, texts: NDArray[np.intp]) -> NDArray[np.intp]:
-        return texts[np.argsort(self.lengths[texts], kind="stable")]
+    @property
+    def _pool_size(self) -> int:
+        return self.batch_size * _BATCHES_SORTED_TOGETHER
 
     def _split(self, order: NDArray[np.intp]) -> list[list[int]]:
         return [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
@@ -99,9 +122,9 @@ def iterate_batches(
     dataset : Dataset
         A :class:`StatesDataset` or a subset of one.
     batch_size : int
-        Texts of a batch.
+        Rows of a batch.
     random_state : RandomState, default=None
-        Shuffles; None yields the texts sorted by length.
+        See :class:`LengthBuckets`.
     pad_token_id : int, default=0
         Token on the right of the shorter texts.
 
@@ -112,7 +135,7 @@ def iterate_batches(
     """
     return DataLoader(
         dataset,
-        batch_sampler=LengthBuckets(text_lengths(dataset), batch_size, random_state),
+        batch_sampler=LengthBuckets(dataset, batch_size, random_state),
         collate_fn=lambda texts: pad_batch(texts, pad_token_id),
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
     )

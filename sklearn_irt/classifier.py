@@ -34,7 +34,7 @@ from .prefix import PrefixStates, compute_prefix_states
 from .randomness import own_generator
 from .selection import FullSelection, GradientNormSelection, LayerSelection
 from .selection.base import layer_indices
-from .tokenization import tokenize_pairs
+from .tokenization import TokenizedPairs, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, predict_logits, train
 
 _SELECTIONS = {"ir": GradientNormSelection, "full": FullSelection}
@@ -54,11 +54,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         decoders and encoders alike.
 
     pair_format : {"inline-diff", "before-after", "instruction"} or callable, default="inline-diff"
-        How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the eight
-        unchanged words on each side of them, then how much was edited and the list of edits; "before-after" is one
-        text after the other; "instruction" names the task and the classes first. A callable takes the two texts (str)
-        and returns one; where that is longer than ``max_length``, it is called again on cut texts. Not used where X has
-        one text a row.
+        How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the unchanged
+        words around them, then how much was edited and the list of edits. It is written three times, with 4, 8 and 24
+        unchanged words on each side of an edit: an epoch reads a pair in one of these views, the next epoch in
+        another, and a prediction is the mean of the three. "before-after" is one text after the other; "instruction"
+        names the task and the classes first. A callable takes the two texts (str) and returns one; where that is
+        longer than ``max_length``, it is called again on cut texts. Not used where X has one text a row.
 
     max_length : int, default=192
         Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
@@ -274,9 +275,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         start = self._start_of_warm_start(classes, layers)
         tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config, tokenizer)
-        token_ids = self._tokenize(pairs, tokenizer, classes)
+        tokenized = self._tokenize(pairs, tokenizer, classes)
 
-        n_operations = count_operations(n_parameters, sum(map(len, token_ids)), layers[0] / n_layers, self.max_epochs)
+        n_operations = count_operations(
+            n_parameters,
+            sum(map(len, tokenized.token_ids)),
+            tokenized.lengths.sum(axis=1).mean(),
+            layers[0] / n_layers,
+            self.max_epochs,
+        )
         precision, device = self._choose_arithmetic(config, n_parameters, n_operations)
         self._say(f"Computing in {precision} on {device}; layers {describe_layers(layers)} of {n_layers} may train.")
         head_seed, adapter_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
@@ -288,7 +295,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             seed=head_seed,
             options=self.backbone_options,
         )
-        dataset = StatesDataset(self._run_prefix(backbone, token_ids, int(layers[0])), labels, weights)
+        states = self._run_prefix(backbone, tokenized.token_ids, int(layers[0]))
+        dataset = StatesDataset(states, tokenized.texts, labels, weights)
         module = {"backbone": backbone, "layers": layers, "adapter": adapter_config(self.adapter), "seed": adapter_seed}
         selected_layers = SelectedLayers(selection)
         net = self._build_net(module, selected_layers, len(pairs), random_state)
@@ -331,9 +339,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         backbone = self.net_.module_.backbone
         self._check_max_length(backbone.model.config, backbone.tokenizer)
-        token_ids = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
-        states = self._run_prefix(backbone, token_ids, self.net_.module_.first_layer)
-        return softmax(predict_logits(self.net_, states), axis=1)
+        tokenized = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
+        states = self._run_prefix(backbone, tokenized.token_ids, self.net_.module_.first_layer)
+        probabilities = softmax(predict_logits(self.net_, states), axis=1)
+        return probabilities[tokenized.texts].mean(axis=0)
 
     def _read_pairs(self, X: Any, *, reset: bool) -> list[Pair]:
         """Read X, and check its columns against those of the fit, as scikit-learn does."""
@@ -390,17 +399,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 "lower max_length."
             )
 
-    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any]) -> list[list[int]]:
+    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any]) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
-        token_ids, n_cut = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.max_length)
-        if n_cut:
+        tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.max_length)
+        if tokenized.n_cut:
             warnings.warn(
-                f"{n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens and were cut"
-                + (" around their edits." if pairs[0].before is not None else " at the end."),
+                f"{tokenized.n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens "
+                + ("and were cut around their edits." if pairs[0].before is not None else "and were cut at the end."),
                 UserWarning,
                 stacklevel=3,
             )
-        return token_ids
+        return tokenized
 
     def _choose_arithmetic(self, config: Any, n_parameters: int, n_operations: float) -> tuple[str, torch.device]:
         device = choose_device(self.device)

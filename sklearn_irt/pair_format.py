@@ -8,11 +8,16 @@ from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
 OMITTED = " …"
-# Whole sentences would take a third more tokens on ITERATER.
-_CONTEXT_WORDS = 8
+# Unchanged words kept on each side of an edit, view by view.
+_CONTEXT_WORDS = (8, 4, 24)
 
 
-def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -> str:
+def count_views(pair: Pair, pair_format: PairFormat) -> int:
+    """Return in how many ways a pair is written: three with more or less context where that can be chosen, else one."""
+    return len(_CONTEXT_WORDS) if pair_format == "inline-diff" and pair.before is not None else 1
+
+
+def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], view: int = 0) -> str:
     """Write a pair as text.
 
     Parameters
@@ -23,6 +28,8 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -
         How to write it; a callable gets the two texts and returns one.
     intentions : sequence of str
         The classes, which "instruction" names.
+    view : int, default=0
+        Which of the :func:`count_views` ways.
 
     Returns
     -------
@@ -49,12 +56,12 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str]) -
             f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}\nIntention:"
         )
     pieces = find_edits(pair.before, pair.after)
-    return _write_inline_diff(pieces, _count_edits(pieces))
+    return _write_inline_diff(pieces, _count_edits(pieces), _CONTEXT_WORDS[view])
 
 
-def _write_inline_diff(pieces: list[Piece], counts: str) -> str:
+def _write_inline_diff(pieces: list[Piece], counts: str, context_words: int) -> str:
     if any(piece.edited for piece in pieces):
-        pieces = _keep_near_edits(pieces, _CONTEXT_WORDS)
+        pieces = _keep_near_edits(pieces, context_words)
     marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
     # A decoder is pooled at its last token: the text ends with the edits.
     edits = "".join(_mark(piece) for piece in pieces if piece.edited)
@@ -81,7 +88,9 @@ def _mark(piece: Piece) -> str:
     return (f" [- {deleted} -]" if deleted else "") + (f" {{+ {added} +}}" if added else "")
 
 
-def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], fits: Callable[[str], bool]) -> str:
+def write_shortened(
+    pair: Pair, pair_format: PairFormat, intentions: Sequence[str], fits: Callable[[str], bool], view: int = 0
+) -> str:
     """Write a pair cut around its edits so that its text fits.
 
     Unchanged words go first, those farthest from an edit before the others; when the edits alone are still too long,
@@ -95,6 +104,8 @@ def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[st
         what was left out.
     fits : callable
         Takes a text, says whether it is short enough.
+    view : int, default=0
+        See :func:`write_pair`.
 
     Returns
     -------
@@ -106,7 +117,7 @@ def write_shortened(pair: Pair, pair_format: PairFormat, intentions: Sequence[st
 
     def write(cut: list[Piece]) -> str:
         if pair_format == "inline-diff" and pair.before is not None:
-            return _write_inline_diff(cut, counts)
+            return _write_inline_diff(cut, counts, _CONTEXT_WORDS[view])
         before, after = join_pieces(cut)
         return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions)
 

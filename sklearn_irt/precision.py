@@ -117,7 +117,9 @@ def product_size(config: Any) -> tuple[int, int]:
     return config.hidden_size, feed_forward or 4 * config.hidden_size
 
 
-def count_operations(n_parameters: int, n_tokens: int, prefix_share: float, max_epochs: int) -> float:
+def count_operations(
+    n_parameters: int, n_prefix_tokens: int, n_epoch_tokens: float, prefix_share: float, max_epochs: int
+) -> float:
     """Count the operations that a fit costs at the least.
 
     A token costs 2 operations a parameter in the frozen prefix, once; in the trained part it costs 2 forwards and 2 for
@@ -127,8 +129,10 @@ def count_operations(n_parameters: int, n_tokens: int, prefix_share: float, max_
     ----------
     n_parameters : int
         Of the backbone.
-    n_tokens : int
+    n_prefix_tokens : int
         Of all training texts.
+    n_epoch_tokens : float
+        Of the texts that an epoch reads.
     prefix_share : float
         Share of the layers below the lowest candidate.
     max_epochs : int
@@ -139,7 +143,7 @@ def count_operations(n_parameters: int, n_tokens: int, prefix_share: float, max_
     n_operations : float
         Multiplications and additions.
     """
-    return 2 * n_parameters * n_tokens * (prefix_share + 2 * max_epochs * (1 - prefix_share))
+    return 2 * n_parameters * (prefix_share * n_prefix_tokens + 2 * max_epochs * (1 - prefix_share) * n_epoch_tokens)
 
 
 def warn_of_slow_fit(n_parameters: int, seconds: float) -> None:

@@ -1,16 +1,35 @@
 """Turns pairs into token ids, cut around the edits where they are too long."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from .pair_format import PairFormat, write_pair, write_shortened
+import numpy as np
+from numpy.typing import NDArray
+
+from .pair_format import PairFormat, count_views, write_pair, write_shortened
 from .pairs import Pair
+
+
+class TokenizedPairs(NamedTuple):
+    """The distinct texts in which pairs are written, as token ids."""
+
+    token_ids: list[list[int]]
+    """Tokens of each text, none empty."""
+    texts: NDArray[np.intp]
+    """The text of each pair in each view, as an index into ``token_ids``; of shape (n_views, n_pairs)."""
+    n_cut: int
+    """Pairs whose first view was too long."""
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Number of tokens of each pair in each view, of shape (n_views, n_pairs)."""
+        return np.array([len(ids) for ids in self.token_ids])[self.texts]
 
 
 def tokenize_pairs(
     pairs: Sequence[Pair], tokenizer: Any, pair_format: PairFormat, intentions: Sequence[str], max_length: int
-) -> tuple[list[list[int]], int]:
-    """Write pairs as text and tokenize them.
+) -> TokenizedPairs:
+    """Write pairs as text, in each view, and tokenize them.
 
     A special token that a user's text happens to spell is read as ordinary text.
 
@@ -29,10 +48,8 @@ def tokenize_pairs(
 
     Returns
     -------
-    token_ids : list of list of int
-        One list a pair, none empty.
-    n_cut : int
-        How many pairs were cut.
+    tokenized : TokenizedPairs
+        No text is longer than ``max_length``. A later view with more context than fits is no cut worth telling of.
     """
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
@@ -41,12 +58,18 @@ def tokenize_pairs(
     def fits(text: str) -> bool:
         return len(tokenize([text])[0]) <= max_length
 
-    token_ids = tokenize([write_pair(pair, pair_format, intentions) for pair in pairs])
-    too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
-    for row in too_long:
-        shorter = write_shortened(pairs[row], pair_format, intentions, fits)
-        token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
-    empty = [row for row, ids in enumerate(token_ids) if not ids]
-    if empty:
-        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
-    return token_ids, len(too_long)
+    def write(view: int) -> tuple[list[list[int]], int]:
+        token_ids = tokenize([write_pair(pair, pair_format, intentions, view) for pair in pairs])
+        too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
+        for row in too_long:
+            shorter = write_shortened(pairs[row], pair_format, intentions, fits, view)
+            token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
+        empty = [row for row, ids in enumerate(token_ids) if not ids]
+        if empty:
+            raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
+        return token_ids, len(too_long)
+
+    views, n_cut = zip(*(write(view) for view in range(count_views(pairs[0], pair_format))), strict=True)
+    position: dict[tuple[int, ...], int] = {}
+    texts = np.array([[position.setdefault(tuple(ids), len(position)) for ids in view] for view in views])
+    return TokenizedPairs([list(ids) for ids in position], texts, n_cut[0])

@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
-from sklearn_irt import FixedSelection, GradientNormSelection
+from sklearn_irt import FixedSelection, GradientNormSelection, pair_format
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +216,18 @@ def test_containers_give_equal_predictions(make_classifier, revisions, fitted, m
     X, y = revisions
     classifier = make_classifier().fit(make_input(X), y)
     assert np.array_equal(classifier.predict_proba(make_input(X)), fitted.predict_proba(X))
+
+
+def test_a_prediction_is_the_mean_of_those_for_the_three_views_of_a_pair(make_classifier, revisions, monkeypatch):
+    X, y = revisions
+    classifier = make_classifier(learning_rate=0.01).fit(X, y)
+    probabilities = classifier.predict_proba(X)
+    of_views = []
+    for words in (4, 8, 24):
+        monkeypatch.setattr(pair_format, "_CONTEXT_WORDS", (words,))
+        of_views.append(classifier.predict_proba(X))
+    assert np.abs(of_views[0] - of_views[2]).max() > 1e-3
+    assert np.allclose(probabilities, np.mean(of_views, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

@@ -108,13 +108,13 @@ def test_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
 
 def test_count_operations():
     # 250 parameters in the prefix: 2 * 250 * 10 = 5000, once.
-    # 750 above: (2 + 2) * 750 * 10 = 30000 in each of 3 epochs.
-    assert precision.count_operations(1000, 10, prefix_share=0.25, max_epochs=3) == 95000
+    # 750 above: (2 + 2) * 750 * 4 = 12000 in each of 3 epochs.
+    assert precision.count_operations(1000, 10, 4, prefix_share=0.25, max_epochs=3) == 41000
 
 
 def test_count_operations_without_a_trained_or_a_frozen_part():
-    assert precision.count_operations(1000, 10, prefix_share=1.0, max_epochs=3) == 20000
-    assert precision.count_operations(1000, 10, prefix_share=0.0, max_epochs=3) == 120000
+    assert precision.count_operations(1000, 10, 10, prefix_share=1.0, max_epochs=3) == 20000
+    assert precision.count_operations(1000, 10, 10, prefix_share=0.0, max_epochs=3) == 120000
 
 
 @pytest.mark.parametrize(

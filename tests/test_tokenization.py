@@ -42,6 +42,10 @@ def pairs(revisions):
     return [*read_pairs(revisions[0])[:12], *odd]
 
 
+def first_view(tokenized):
+    return [tokenized.token_ids[text] for text in tokenized.texts[0]]
+
+
 def count_tokens(pair, tokenizer, pair_format):
     return len(tokenizer(write_pair(pair, pair_format, INTENTIONS))["input_ids"])
 
@@ -49,35 +53,59 @@ def count_tokens(pair, tokenizer, pair_format):
 @pytest.mark.parametrize("max_length", [8, 24, 80])
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_no_text_is_longer_than_max_length_or_empty(pairs, tokenizer, pair_format, max_length):
-    token_ids, _ = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length)
-    assert len(token_ids) == len(pairs)
-    assert all(1 <= len(ids) <= max_length for ids in token_ids)
+    tokenized = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length)
+    assert tokenized.texts.shape == (3 if pair_format == "inline-diff" else 1, len(pairs))
+    assert all(1 <= len(ids) <= max_length for ids in tokenized.token_ids)
+    assert tokenized.lengths.max() == max(map(len, tokenized.token_ids))
+
+
+def test_each_view_shows_more_or_fewer_of_the_words_around_an_edit(plain_tokenizer):
+    words = FILLER.split()
+    tokenized = tokenize_pairs(
+        [Pair(f"{FILLER} old", f"{FILLER} new"), Pair("It old.", "It new.")],
+        plain_tokenizer,
+        "inline-diff",
+        INTENTIONS,
+        10_000,
+    )
+    long_pair, short_pair = tokenized.texts.T
+    texts = [plain_tokenizer.decode(tokenized.token_ids[text]).replace(" ", "") for text in long_pair]
+    assert [text.split("[-")[0] for text in texts] == ["…" + "".join(words[-n:]) for n in (8, 4, 24)]
+    assert len(set(long_pair)) == 3
+    assert len(set(short_pair)) == 1  # the same text in each view is computed once
+    assert len(tokenized.token_ids) == 4
+
+
+def test_words_that_fit_in_the_first_view_but_not_in_a_wider_one_are_no_cut(plain_tokenizer):
+    pair = Pair(f"{FILLER} old", f"{FILLER} new")
+    max_length = count_tokens(pair, plain_tokenizer, "inline-diff") + 5
+    tokenized = tokenize_pairs([pair], plain_tokenizer, "inline-diff", INTENTIONS, max_length)
+    assert tokenized.n_cut == 0
+    assert tokenized.lengths[0, 0] < tokenized.lengths[2, 0] <= max_length
 
 
 @pytest.mark.parametrize("max_length", [8, 24, 80, 10_000])
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_n_cut_counts_the_texts_that_are_longer_than_max_length(pairs, tokenizer, pair_format, max_length):
-    _, n_cut = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length)
+    n_cut = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length).n_cut
     assert n_cut == sum(count_tokens(pair, tokenizer, pair_format) > max_length for pair in pairs)
 
 
 def test_a_text_of_exactly_max_length_is_not_cut(tokenizer):
     pair = Pair("He go home.", "He goes home.")
     n_tokens = count_tokens(pair, tokenizer, "inline-diff")
-    whole, n_cut = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens)
-    _, n_cut_below = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens - 1)
-    assert (len(whole[0]), n_cut, n_cut_below) == (n_tokens, 0, 1)
+    whole = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens)
+    below = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens - 1)
+    assert (whole.lengths[0, 0], whole.n_cut, below.n_cut) == (n_tokens, 0, 1)
 
 
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_a_text_that_fits_has_the_ids_that_the_tokenizer_gives_it_beside_texts_that_are_cut(tokenizer, pair_format):
     short = Pair("He go home.", "He goes home.")
     n_tokens = count_tokens(short, tokenizer, pair_format)
-    token_ids, n_cut = tokenize_pairs(
-        [Pair(FILLER, f"{FILLER} end"), short], tokenizer, pair_format, INTENTIONS, n_tokens
-    )
-    assert n_cut == 1
-    assert token_ids[1] == tokenizer(write_pair(short, pair_format, INTENTIONS))["input_ids"]
+    tokenized = tokenize_pairs([Pair(FILLER, f"{FILLER} end"), short], tokenizer, pair_format, INTENTIONS, n_tokens)
+    assert tokenized.n_cut == 1
+    assert first_view(tokenized)[1] == tokenizer(write_pair(short, pair_format, INTENTIONS))["input_ids"]
 
 
 @pytest.mark.parametrize("pair_format", FORMATS)
@@ -90,18 +118,19 @@ def test_a_text_that_fits_has_the_ids_that_the_tokenizer_gives_it_beside_texts_t
     ],
 )
 def test_a_text_that_is_cut_still_shows_its_edit(tokenizer, pair, pair_format):
-    token_ids, n_cut = tokenize_pairs([pair], tokenizer, pair_format, INTENTIONS, 80)
-    text = tokenizer.decode(token_ids[0]).replace(" ", "")
-    assert n_cut == 1
-    assert "old" in text
-    assert "new" in text
+    tokenized = tokenize_pairs([pair], tokenizer, pair_format, INTENTIONS, 80)
+    assert tokenized.n_cut == 1
+    for ids in tokenized.token_ids:
+        text = tokenizer.decode(ids).replace(" ", "")
+        assert "old" in text
+        assert "new" in text
 
 
 def test_a_single_text_that_is_cut_begins_as_it_did(plain_tokenizer):
-    token_ids, _ = tokenize_pairs([Pair(None, FILLER)], plain_tokenizer, "inline-diff", INTENTIONS, 20)
+    (ids,) = tokenize_pairs([Pair(None, FILLER)], plain_tokenizer, "inline-diff", INTENTIONS, 20).token_ids
     whole = plain_tokenizer(FILLER)["input_ids"]
-    assert len(token_ids[0]) >= 15
-    assert token_ids[0] == whole[: len(token_ids[0])]
+    assert len(ids) >= 15
+    assert ids == whole[: len(ids)]
 
 
 @pytest.mark.parametrize("max_length", [10_000, 30])
@@ -111,7 +140,7 @@ def test_a_special_token_spelled_in_a_text_is_read_as_ordinary_text(tokenizer, s
     special_id = tokenizer.convert_tokens_to_ids(special)
     around = tokenizer("a")["input_ids"].count(special_id)
     assert tokenizer(pair.after)["input_ids"].count(special_id) == around + 2
-    ((ids,), _) = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, max_length)
+    (ids,) = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, max_length).token_ids
     assert ids.count(special_id) == around
 
 

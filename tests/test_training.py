@@ -6,10 +6,12 @@ import torch
 from scipy.special import log_softmax
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import compute_class_weight
+from torch.utils.data import Subset
 
 from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
-from sklearn_irt.batching import LengthBuckets
+from sklearn_irt.batching import LengthBuckets, StatesDataset
 from sklearn_irt.callbacks import LastGoodWeights, SelectedLayers, describe_layers
+from sklearn_irt.prefix import PrefixStates
 from sklearn_irt.training import LayerwiseNet
 
 
@@ -101,7 +103,9 @@ def test_rows_of_the_reports_are_steps_and_columns_are_candidates(make_classifie
 def test_the_loss_is_the_weighted_cross_entropy_in_batches_of_any_size(make_classifier, revisions, batch_size):
     X, y = revisions
     weights = np.linspace(0.5, 2, len(y))
-    classifier = make_classifier(batch_size=batch_size, learning_rate=1e-12, class_weight="balanced")
+    classifier = make_classifier(
+        pair_format="before-after", batch_size=batch_size, learning_rate=1e-12, class_weight="balanced"
+    )
     classifier.fit(X, y, sample_weight=weights)
     logits = np.log(classifier.predict_proba(X))
     labels = np.searchsorted(classifier.classes_, y)
@@ -215,24 +219,54 @@ def test_layers_are_described_as_ranges(layers, text):
     assert describe_layers(layers) == text
 
 
+def dataset_of(lengths, n_views=1):
+    """Return a dataset whose text number n_rows * view + row is that of a row in a view."""
+    n_rows = len(lengths) // n_views
+    states = PrefixStates(torch.zeros(lengths.sum(), 1), [[0] * n for n in lengths], np.cumsum([0, *lengths]))
+    unknown = np.zeros(n_rows)
+    return StatesDataset(states, np.arange(len(lengths)).reshape(n_views, n_rows), unknown, unknown)
+
+
+def test_each_pass_reads_a_third_of_the_rows_in_each_view_and_three_passes_read_all():
+    dataset = dataset_of(np.full(60, 2), n_views=3)
+    part = Subset(dataset, np.arange(0, 20, 2))
+    buckets = LengthBuckets(part, 4, np.random.RandomState(0))
+    passes = []
+    for _ in range(3):
+        rows = part.indices[np.concatenate(list(buckets))]
+        assert sorted(rows) == list(range(0, 20, 2))
+        passes.append({row: dataset.shown[row] // 20 for row in rows})
+        assert sorted(np.bincount(list(passes[-1].values()))) == [3, 3, 4]
+    assert all({views[row] for views in passes} == {0, 1, 2} for row in range(0, 20, 2))
+
+
+def test_without_a_generator_each_pass_reads_the_same_views():
+    dataset = dataset_of(np.arange(1, 61), n_views=3)
+    buckets, shuffled = LengthBuckets(dataset, 4, None), LengthBuckets(dataset, 4, np.random.RandomState(0))
+    list(shuffled)
+    first = list(buckets), dataset.shown.tolist()
+    list(shuffled)
+    assert (list(buckets), dataset.shown.tolist()) == first
+
+
 class TestLengthBuckets:
     lengths = np.random.RandomState(0).randint(5, 190, size=1003)
 
     def test_each_text_comes_once_and_batches_are_full(self):
-        batches = list(LengthBuckets(self.lengths, 16, np.random.RandomState(0)))
+        batches = list(LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0)))
         assert sorted(text for batch in batches for text in batch) == list(range(1003))
         assert sorted(map(len, batches)) == [11] + [16] * 62
 
     def test_batches_hold_similar_lengths(self):
-        batches = LengthBuckets(self.lengths, 16, np.random.RandomState(0))
+        batches = LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0))
         padded = sum(self.lengths[batch].max() * len(batch) for batch in batches)
         assert padded < 1.08 * self.lengths.sum()
 
     def test_order_and_composition_change_between_epochs(self):
-        buckets = LengthBuckets(self.lengths, 16, np.random.RandomState(0))
+        buckets = LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0))
         first, second = ({frozenset(batch) for batch in buckets} for _ in range(2))
         assert len(first & second) < 5
 
     def test_without_a_generator_texts_come_sorted_by_length(self):
-        order = [text for batch in LengthBuckets(self.lengths, 16, None) for text in batch]
+        order = [text for batch in LengthBuckets(dataset_of(self.lengths), 16, None) for text in batch]
         assert (np.diff(self.lengths[order]) >= 0).all()
