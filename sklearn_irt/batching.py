@@ -1,5 +1,6 @@
 """Batches of prefix states: texts of similar length together, padded to the longest in the batch."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ class StatesDataset(Dataset):
     states : PrefixStates
         Of each text.
     texts : ndarray of shape (n_views, n_rows), dtype int
-        The text of each row in each view. A pass shows each row in one view, the next pass in the next.
+        The text of each row in each view, as an index into ``states``. A pass shows each row in one view, the next pass
+        in the next.
     labels : ndarray of shape (n_rows,), dtype int64
         Index of each row's class.
     weights : ndarray of shape (n_rows,), dtype float32
@@ -45,13 +47,14 @@ class StatesDataset(Dataset):
         self.texts = texts
         self.labels = labels
         self.weights = weights
+        # By content: the order of the rows has no part in it, and a repeated row shows what one of double weight does.
+        self._first_views = np.array([_checksum(states.token_ids[text]) for text in texts[0]]) % len(texts)
         self.show(0)
 
     def show(self, n_passes: int) -> None:
-        """Choose the views of the pass after ``n_passes`` others; neighbouring rows show different ones."""
+        """Choose the views of the pass after ``n_passes`` others, about as many rows in each."""
         n_views, n_rows = self.texts.shape
-        rows = np.arange(n_rows)
-        self.shown = self.texts[(rows + n_passes) % n_views, rows]
+        self.shown = self.texts[(self._first_views + n_passes) % n_views, np.arange(n_rows)]
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -59,6 +62,10 @@ class StatesDataset(Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         states, token_ids = self.states[self.shown[row]]
         return {"states": states, "input_ids": token_ids, "weight": self.weights[row], "label": self.labels[row]}
+
+
+def _checksum(token_ids: Sequence[int]) -> int:
+    return zlib.crc32(np.asarray(token_ids, dtype=np.int64).tobytes())
 
 
 def _show(dataset: Dataset, n_passes: int) -> NDArray[np.intp]:

@@ -57,13 +57,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the unchanged
         words around them, then how much was edited and the list of edits. It is written three times, with 4, 8 and 24
         unchanged words on each side of an edit: an epoch reads a pair in one of these views, the next epoch in
-        another, and a prediction is the mean of the three. "before-after" is one text after the other; "instruction"
-        names the task and the classes first. A callable takes the two texts (str) and returns one; where that is
-        longer than ``max_length``, it is called again on cut texts. Not used where X has one text a row.
+        another, and ``predict_proba`` is the mean of the three views' probabilities. Views that are the same text
+        are computed once; the others cost the frozen prefix, and predicting, up to three times the time.
+        "before-after" is one text after the other; "instruction" names the task and the classes first. A callable
+        takes the two texts (str) and returns one; where that is longer than ``max_length``, it is called again on
+        cut texts. Not used where X has one text a row.
 
     max_length : int, default=192
         Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
-        a warning says how many were cut.
+        a warning says how many were cut. The view of 24 words shows as many of them as fit, without a warning.
 
     selection : {"ir", "full"} or LayerSelection, default="ir"
         Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, "full" is
@@ -92,8 +94,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         root; a dict maps classes to weights (1 where it names none); None weighs all alike.
 
     early_stopping : bool, default=False
-        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it, and restore
-        the best weights.
+        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it (each pair in
+        one view, always the same), and restore the best weights.
 
     validation_fraction : float, default=0.1
         Share that is held out, stratified by class. Only used with ``early_stopping``.

@@ -8,7 +8,7 @@ from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
 OMITTED = " …"
-# Unchanged words kept on each side of an edit, view by view.
+# Unchanged words kept on each side of an edit, view by view. The first view tells whether a pair is too long.
 _CONTEXT_WORDS = (8, 4, 24)
 
 

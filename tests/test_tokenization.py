@@ -61,16 +61,13 @@ def test_no_text_is_longer_than_max_length_or_empty(pairs, tokenizer, pair_forma
 
 def test_each_view_shows_more_or_fewer_of_the_words_around_an_edit(plain_tokenizer):
     words = FILLER.split()
-    tokenized = tokenize_pairs(
-        [Pair(f"{FILLER} old", f"{FILLER} new"), Pair("It old.", "It new.")],
-        plain_tokenizer,
-        "inline-diff",
-        INTENTIONS,
-        10_000,
-    )
+    long, short = Pair(f"{FILLER} old", f"{FILLER} new"), Pair("It old.", "It new.")
+    tokenized = tokenize_pairs([long, short], plain_tokenizer, "inline-diff", INTENTIONS, 10_000)
     long_pair, short_pair = tokenized.texts.T
-    texts = [plain_tokenizer.decode(tokenized.token_ids[text]).replace(" ", "") for text in long_pair]
-    assert [text.split("[-")[0] for text in texts] == ["…" + "".join(words[-n:]) for n in (8, 4, 24)]
+    for text, view, n_words in zip(long_pair, range(3), (8, 4, 24), strict=True):
+        written = write_pair(long, "inline-diff", INTENTIONS, view)
+        assert written.startswith(f"… {' '.join(words[-n_words:])} [- old -]")
+        assert tokenized.token_ids[text] == plain_tokenizer(written)["input_ids"]
     assert len(set(long_pair)) == 3
     assert len(set(short_pair)) == 1  # the same text in each view is computed once
     assert len(tokenized.token_ids) == 4

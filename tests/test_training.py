@@ -220,24 +220,64 @@ def test_layers_are_described_as_ranges(layers, text):
 
 
 def dataset_of(lengths, n_views=1):
-    """Return a dataset whose text number n_rows * view + row is that of a row in a view."""
+    """Return a dataset whose text number n_rows * view + row is that of a row in a view, and has that token alone."""
     n_rows = len(lengths) // n_views
-    states = PrefixStates(torch.zeros(lengths.sum(), 1), [[0] * n for n in lengths], np.cumsum([0, *lengths]))
-    unknown = np.zeros(n_rows)
-    return StatesDataset(states, np.arange(len(lengths)).reshape(n_views, n_rows), unknown, unknown)
+    token_ids = [[text] * n for text, n in enumerate(lengths)]
+    states = PrefixStates(
+        torch.tensor(np.repeat(np.arange(len(lengths)), lengths))[:, None], token_ids, np.cumsum([0, *lengths])
+    )
+    rows = np.arange(n_rows)
+    return StatesDataset(states, np.arange(len(lengths)).reshape(n_views, n_rows), labels=rows, weights=rows / 2)
 
 
-def test_each_pass_reads_a_third_of_the_rows_in_each_view_and_three_passes_read_all():
-    dataset = dataset_of(np.full(60, 2), n_views=3)
-    part = Subset(dataset, np.arange(0, 20, 2))
-    buckets = LengthBuckets(part, 4, np.random.RandomState(0))
-    passes = []
-    for _ in range(3):
-        rows = part.indices[np.concatenate(list(buckets))]
-        assert sorted(rows) == list(range(0, 20, 2))
-        passes.append({row: dataset.shown[row] // 20 for row in rows})
-        assert sorted(np.bincount(list(passes[-1].values()))) == [3, 3, 4]
-    assert all({views[row] for views in passes} == {0, 1, 2} for row in range(0, 20, 2))
+def read_views(dataset, batches):
+    """Read all rows of a dataset of 3 views through batches, check them, and return the view of each row."""
+    views = {}
+    for position in np.concatenate(list(batches)):
+        item = dataset[position]
+        n_rows = len(getattr(dataset, "dataset", dataset))
+        view, row = divmod(int(item["input_ids"][0]), n_rows)
+        assert (row, row / 2, len(item["input_ids"])) == (item["label"], item["weight"], len(item["states"]))
+        assert (item["states"].squeeze(1) == item["input_ids"]).all()
+        views[row] = view
+    return views
+
+
+@pytest.mark.parametrize("rows", [np.arange(200), np.arange(0, 200, 3)], ids=["whole", "a row in three"])
+def test_each_pass_reads_about_a_third_of_the_rows_in_each_view_and_three_passes_read_all(rows):
+    part = Subset(dataset_of(np.full(600, 2), n_views=3), rows)
+    batches = LengthBuckets(part, 4, np.random.RandomState(0))
+    passes = [read_views(part, batches) for _ in range(3)]
+    for views in passes:
+        assert sorted(views) == rows.tolist()
+        assert min(np.bincount(list(views.values()))) > 0.2 * len(rows)
+    assert all({views[row] for views in passes} == {0, 1, 2} for row in rows)
+
+
+def test_a_fit_reads_another_view_of_a_pair_in_each_of_three_epochs(make_classifier, revisions, monkeypatch):
+    X, y = revisions
+    shown = []
+    show = StatesDataset.show
+
+    def look(self, n_passes):
+        show(self, n_passes)
+        shown.append(self.shown)
+
+    monkeypatch.setattr(StatesDataset, "show", look)
+    make_classifier(max_epochs=3).fit(X, y)
+    _, *epochs = shown  # the first is the dataset's own, before any pass
+    assert len(epochs) == 3
+    n_texts = [len(set(texts)) for texts in np.transpose(epochs)]
+    assert max(n_texts) == 3  # short texts are the same in several views
+
+
+def test_equal_rows_show_equal_views_wherever_they_are():
+    dataset = dataset_of(np.array([2, 2, 2, 3, 3, 3, 4, 4, 4]), n_views=3)
+    repeated = StatesDataset(dataset.states, dataset.texts[:, [2, 0, 0, 1]], np.arange(4), np.ones(4))
+    for n_passes in range(3):
+        dataset.show(n_passes)
+        repeated.show(n_passes)
+        assert repeated.shown.tolist() == dataset.shown[[2, 0, 0, 1]].tolist()
 
 
 def test_without_a_generator_each_pass_reads_the_same_views():
