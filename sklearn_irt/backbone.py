@@ -1,8 +1,10 @@
 """Loads an LLM with its tokenizer and finds its stack of transformer layers."""
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ class Backbone:
 
     @property
     def n_layers(self) -> int:
-        """Number of transformer layers."""
+        """Number of transformer layers that run."""
         return len(get_layers(self.model, self.stack))
 
     @property
@@ -98,25 +100,36 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     return config
 
 
-def describe_backbone(config: Any, options: Mapping[str, Any] | None = None) -> tuple[int, int]:
+def describe_backbone(
+    config: Any, n_layers: str | float = "all", options: Mapping[str, Any] | None = None
+) -> tuple[int, int]:
     """Count layers and parameters of a backbone without reading its weights.
 
     Parameters
     ----------
     config : PreTrainedConfig
-        Its configuration.
+        Its configuration, which is left as it is.
+    n_layers : {"all"}, int or float, default="all"
+        See :func:`load_backbone`.
     options : mapping, default=None
         See :func:`load_backbone`.
 
     Returns
     -------
     n_layers, n_parameters : int
-        Transformer layers, and parameters of the whole model.
+        Transformer layers that run, and parameters of the model without the others.
+
+    Raises
+    ------
+    ValueError
+        If there are no such layers.
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         trusted = (options or {}).get("trust_remote_code", False)
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
-    return len(get_layers(model, find_stack(model))), sum(p.numel() for p in model.parameters())
+        model = AutoModelForSequenceClassification.from_config(copy.deepcopy(config), trust_remote_code=trusted)
+    stack = find_stack(model)
+    _cut_upper_layers(model, stack, n_layers)
+    return len(get_layers(model, stack)), sum(p.numel() for p in model.parameters())
 
 
 def load_backbone(
@@ -126,6 +139,7 @@ def load_backbone(
     precision: str,
     device: torch.device,
     seed: int,
+    n_layers: str | float = "all",
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Load a backbone, frozen.
@@ -142,6 +156,9 @@ def load_backbone(
         Where to.
     seed : int
         Of the head's initial values. The global generator is left as it was.
+    n_layers : {"all"}, int or float, default="all"
+        Layers that run, from the bottom: all of them, that many, or that share of them (at least one). The others are
+        dropped.
     options : mapping, default=None
         Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
         are read from safetensors alone.
@@ -154,10 +171,10 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If it cannot be loaded, or has no stack of layers.
+        If it cannot be loaded, or has no stack of layers, or not so many.
     """
     origin: dict[str, Any] = {"backbone": absolute(backbone), "n_classes": n_classes, "precision": precision}
-    origin |= {"device": device, "seed": seed, "options": options}
+    origin |= {"device": device, "seed": seed, "n_layers": n_layers, "options": options}
     # The eager kernel took a quarter off a training step on three CPUs, at the length of revision pairs.
     attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
     options = {"trust_remote_code": False, "use_safetensors": True, **attention, **(options or {})}
@@ -178,8 +195,10 @@ def load_backbone(
     tokenizer = load_tokenizer(backbone, options)
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    stack = find_stack(model)
+    _cut_upper_layers(model, stack, n_layers)
     model.requires_grad_(False).eval().to(device)
-    return Backbone(model, tokenizer, find_stack(model), origin)
+    return Backbone(model, tokenizer, stack, origin)
 
 
 def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
@@ -304,3 +323,19 @@ def find_stack(model: PreTrainedModel) -> str:
             f"its configuration's num_hidden_layers ({n_layers})."
         )
     return max(stacks, key=lambda name: stacks[name])
+
+
+def _cut_upper_layers(model: PreTrainedModel, stack: str, n_layers: str | float) -> None:
+    layers = get_layers(model, stack)
+    del layers[_count_layers(n_layers, len(layers)) :]
+    model.config.get_text_config().num_hidden_layers = len(layers)
+
+
+def _count_layers(n_layers: str | float, n_available: int) -> int:
+    if n_layers == "all":
+        return n_available
+    if isinstance(n_layers, Integral):
+        if n_layers > n_available:
+            raise ValueError(f"n_layers={n_layers}, but the backbone has {n_available} layers.")
+        return int(n_layers)
+    return max(1, round(float(n_layers) * n_available))

@@ -1,6 +1,7 @@
 """Where backbones come from, and what is refused."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification, T5Config
+from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, T5Config
 
 from sklearn_irt import backbone_files
 from sklearn_irt.backbone import describe_backbone, find_stack, load_backbone, load_config, load_tokenizer
@@ -39,7 +40,43 @@ def test_a_model_without_a_stack_of_layers_says_so(backbones):
 def test_layers_and_parameters_are_counted_without_weights(backbones):
     config = load_config(backbones["llama"])
     loaded = AutoModelForSequenceClassification.from_pretrained(backbones["llama"])
-    assert describe_backbone(config) == (4, sum(p.numel() for p in loaded.parameters()))
+    assert describe_backbone(config, "all") == (4, sum(p.numel() for p in loaded.parameters()))
+
+
+@pytest.mark.parametrize(("n_layers", "kept"), [("all", 4), (4, 4), (3, 3), (1, 1), (1.0, 4), (0.6, 2), (0.01, 1)])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_lower_layers_that_are_kept_run_as_in_a_model_that_has_no_others(backbones, family, n_layers, kept):
+    backbone = load(backbones[family], n_layers=n_layers)
+    assert backbone.n_layers == kept
+    alone = AutoModel.from_pretrained(backbones[family], num_hidden_layers=kept, attn_implementation="eager").eval()
+    ids = torch.tensor([[5, 9, 33, 7]])
+    with torch.no_grad():
+        states = (model(ids).last_hidden_state for model in (backbone.model.base_model, alone))
+        torch.testing.assert_close(*states)
+
+
+def test_a_family_that_lists_the_kind_of_each_layer_loses_its_upper_ones_too(backbones, tmp_path):
+    kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(**sizes, vocab_size=600, num_hidden_layers=4, layer_types=kinds, use_sliding_window=True)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    load_tokenizer(backbones["llama"]).save_pretrained(tmp_path)
+    backbone = load(tmp_path, n_layers=2)
+    assert backbone.n_layers == 2
+    assert backbone.model(torch.tensor([[5, 9, 33, 7]])).logits.shape == (1, 3)
+    assert pickle.loads(pickle.dumps(backbone)).n_layers == 2
+
+
+def test_layers_that_are_not_kept_are_not_counted(backbones):
+    config = load_config(backbones["llama"])
+    loaded = load(backbones["llama"], n_layers=0.5, n_classes=2).model
+    assert describe_backbone(config, 0.5) == (2, sum(p.numel() for p in loaded.parameters()))
+    assert config.num_hidden_layers == 4  # the configuration is another's, too
+
+
+def test_more_layers_than_there_are_is_refused_with_their_number(backbones):
+    with pytest.raises(ValueError, match="n_layers=5, but the backbone has 4 layers"):
+        describe_backbone(load_config(backbones["llama"]), 5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

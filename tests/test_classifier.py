@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
@@ -107,6 +108,30 @@ def test_candidate_layers(make_classifier, revisions, candidate_layers, expected
     assert make_classifier(candidate_layers=candidate_layers).fit(X, y).candidate_layers_.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("n_layers", "candidate_layers", "n_run", "expected"),
+    [(0.6, 0.5, 2, [1]), (3, 0.5, 3, [1, 2]), (3, "all", 3, [0, 1, 2]), (3, [-1, 0], 3, [0, 2]), ("all", 1, 4, [3])],
+)
+def test_candidates_are_counted_from_the_top_layer_that_runs(
+    make_classifier, revisions, n_layers, candidate_layers, n_run, expected
+):
+    X, y = revisions
+    classifier = make_classifier(n_layers=n_layers, candidate_layers=candidate_layers).fit(X, y)
+    assert classifier.n_layers_ == n_run
+    assert classifier.candidate_layers_.tolist() == expected
+
+
+def test_layers_that_do_not_run_have_no_part_in_a_prediction(make_classifier, revisions, tiny_llama, tmp_path):
+    X, y = revisions
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "other"))
+    weights = load_file(folder / "model.safetensors")
+    weights |= {name: weight + 1 for name, weight in weights.items() if name.startswith("layers.3.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for n_layers, equal in ((3, True), ("all", False)):
+        fits = [make_classifier(backbone=b, n_layers=n_layers).fit(X, y).predict_proba(X) for b in (tiny_llama, folder)]
+        assert np.array_equal(*fits) == equal
+
+
 class TestSampleWeight:
     def test_ones_change_nothing(self, make_classifier, revisions):
         X, y = revisions
@@ -168,6 +193,8 @@ class TestWarmStart:
             classifier.fit(X, y == "style")
         with pytest.raises(ValueError, match="warm_start=True, but candidate_layers changed"):
             clone(classifier).fit(X, y).set_params(candidate_layers=1).fit(X, y)
+        with pytest.raises(ValueError, match="warm_start=True, but n_layers changed"):
+            clone(classifier).set_params(candidate_layers=[2]).fit(X, y).set_params(n_layers=3).fit(X, y)
         with pytest.raises(ValueError, match="warm_start=True, but backbone changed"):
             clone(classifier).fit(X, y).set_params(backbone=backbones["gpt2"]).fit(X, y)
         with pytest.raises(ValueError, match="warm_start=True, but adapter changed"):

@@ -51,8 +51,8 @@ def test_it_learns(fitted, part):
 
 
 def test_what_it_reports(fitted):
-    assert fitted.n_layers_ == 30
-    assert fitted.candidate_layers_.tolist() == list(range(22, 30))
+    assert fitted.n_layers_ == 18
+    assert fitted.candidate_layers_.tolist() == list(range(10, 18))
     assert fitted.active_layers_.shape == fitted.layer_scores_.shape == (48, 8)
     # eight candidates: cuts of entries int(0.35 * 8) = 2 to int(0.65 * 8) = 5, so 2 to 5 layers train
     assert set(fitted.active_layers_.sum(axis=1)) <= {2, 3, 4, 5}
