@@ -40,6 +40,7 @@ print("\n" + pd.DataFrame(results).round(2).to_string(index=False))
 
 share = pd.Series(classifier.active_layers_.mean(axis=0), index=classifier.candidate_layers_)
 print(
-    f"\nShare of the {len(classifier.active_layers_)} steps in which each layer of {classifier.n_layers_} was trained:"
+    f"\nShare of the {len(classifier.active_layers_)} steps in which a layer, of the {classifier.n_layers_} that run, "
+    "was trained:"
 )
 print("\n".join(f"  layer {layer:2d}  {trained:4.0%}  {'#' * round(40 * trained)}" for layer, trained in share.items()))

@@ -1,11 +1,10 @@
-"""Loads an LLM with its tokenizer and finds its stack of transformer layers."""
+"""Loads an LLM with its tokenizer, finds its stack of transformer layers, and drops those that are not to run."""
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -67,6 +66,17 @@ class Backbone:
         return _load_from_origin, (self.origin,)
 
 
+class BackboneSize(NamedTuple):
+    """How large a backbone is."""
+
+    n_parameters: int
+    """Of the whole model."""
+    n_layers: int
+    """Transformer layers that run."""
+    n_layer_parameters: int
+    """Parameters of the layers that run."""
+
+
 def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
     """Load a backbone's configuration alone: enough to check parameters before any weight is read.
 
@@ -102,13 +112,13 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
 
 def describe_backbone(
     config: Any, n_layers: str | float = "all", options: Mapping[str, Any] | None = None
-) -> tuple[int, int]:
+) -> BackboneSize:
     """Count layers and parameters of a backbone without reading its weights.
 
     Parameters
     ----------
     config : PreTrainedConfig
-        Its configuration, which is left as it is.
+        Its configuration.
     n_layers : {"all"}, int or float, default="all"
         See :func:`load_backbone`.
     options : mapping, default=None
@@ -116,8 +126,8 @@ def describe_backbone(
 
     Returns
     -------
-    n_layers, n_parameters : int
-        Transformer layers that run, and parameters of the model without the others.
+    size : BackboneSize
+        What was counted.
 
     Raises
     ------
@@ -126,10 +136,15 @@ def describe_backbone(
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         trusted = (options or {}).get("trust_remote_code", False)
-        model = AutoModelForSequenceClassification.from_config(copy.deepcopy(config), trust_remote_code=trusted)
-    stack = find_stack(model)
-    _cut_upper_layers(model, stack, n_layers)
-    return len(get_layers(model, stack)), sum(p.numel() for p in model.parameters())
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
+    n_parameters = _count_parameters(model)
+    layers = get_layers(model, find_stack(model))
+    _drop_upper_layers(layers, n_layers)
+    return BackboneSize(n_parameters, len(layers), _count_parameters(layers))
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def load_backbone(
@@ -157,8 +172,8 @@ def load_backbone(
     seed : int
         Of the head's initial values. The global generator is left as it was.
     n_layers : {"all"}, int or float, default="all"
-        Layers that run, from the bottom: all of them, that many, or that share of them (at least one). The others are
-        dropped.
+        Layers that run, from the bottom: all of them, that many, or that share of them (rounded, at least one). The
+        others are dropped after loading.
     options : mapping, default=None
         Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
         are read from safetensors alone.
@@ -196,7 +211,7 @@ def load_backbone(
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     stack = find_stack(model)
-    _cut_upper_layers(model, stack, n_layers)
+    _drop_upper_layers(get_layers(model, stack), n_layers)
     model.requires_grad_(False).eval().to(device)
     return Backbone(model, tokenizer, stack, origin)
 
@@ -325,10 +340,9 @@ def find_stack(model: PreTrainedModel) -> str:
     return max(stacks, key=lambda name: stacks[name])
 
 
-def _cut_upper_layers(model: PreTrainedModel, stack: str, n_layers: str | float) -> None:
-    layers = get_layers(model, stack)
+def _drop_upper_layers(layers: nn.ModuleList, n_layers: str | float) -> None:
+    # The configuration stays that of the whole model, with which it agrees in other places (the kinds of layers, say).
     del layers[_count_layers(n_layers, len(layers)) :]
-    model.config.get_text_config().num_hidden_layers = len(layers)
 
 
 def _count_layers(n_layers: str | float, n_available: int) -> int:
@@ -336,6 +350,6 @@ def _count_layers(n_layers: str | float, n_available: int) -> int:
         return n_available
     if isinstance(n_layers, Integral):
         if n_layers > n_available:
-            raise ValueError(f"n_layers={n_layers}, but the backbone has {n_available} layers.")
+            raise ValueError(f"n_layers={n_layers}, but the backbone has {n_available} layers: lower it, or use 'all'.")
         return int(n_layers)
     return max(1, round(float(n_layers) * n_available))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config
@@ -43,9 +43,10 @@ _SELECTIONS = {"ir": GradientNormSelection, "full": FullSelection}
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     """Fine-tune an LLM to classify revision pairs, or texts, training only the layers whose gradient norms stand out.
 
-    Adapters sit in the upper layers of a frozen backbone. At each step a strategy chooses which of them train; the
-    paper's, the default, takes those whose gradient norms are large [1]_. What lies below the lowest candidate layer
-    never changes, so it runs once a text and not once an epoch.
+    A frozen backbone runs up to a layer in its middle (``n_layers``); adapters sit in the upper of the layers that run
+    (``candidate_layers``). At each step a strategy chooses which of them train; the paper's, the default, takes those
+    whose gradient norms are large [1]_. What lies below the lowest candidate layer never changes, so it runs once a
+    text and not once an epoch.
 
     Parameters
     ----------
@@ -69,9 +70,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     n_layers : {"all"}, int or float, default=0.6
         Layers of the backbone that run, from the bottom: all of them (the paper's setting), that many, or that share
-        (at least one). The head reads what leaves the last of them. A decoder's upper layers turn the states into the
-        next token, away from what tells texts apart: those of SmolLM2-135M are best told apart after 14 to 18 of its
-        30 layers (the README has the figures), and what does not run costs nothing.
+        (rounded, at least one; 1 is one layer, 1.0 is all). The head reads what leaves the last of them, after the
+        backbone's own final norm or pooler. A decoder's upper layers turn the states into the next token, away from
+        what tells texts apart: a linear probe of SmolLM2-135M is best after 13 to 18 of its 30 layers, the only
+        backbone for which this was measured (see the README). Use "all" for a checkpoint whose head is trained
+        already. The layers that do not run are still read from disk, but cost no computation.
 
     selection : {"ir", "full"} or LayerSelection, default="ir"
         Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, "full" is
@@ -183,7 +186,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "n_layers": [
             StrOptions({"all"}),
             Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="right"),
+            Interval(RealNotInt, 0, 1, closed="right"),
         ],
         "selection": [StrOptions(set(_SELECTIONS)), LayerSelection],
         "candidate_layers": [StrOptions({"all"}), Integral, Real, "array-like"],
@@ -284,7 +287,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight)
         random_state = own_generator(self.random_state)
         config = load_config(self.backbone, self.backbone_options)
-        n_layers, n_parameters = describe_backbone(config, self.n_layers, self.backbone_options)
+        size = describe_backbone(config, self.n_layers, self.backbone_options)
+        n_layers = size.n_layers
         layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
         selection = self._begin_selection(layers, random_state)
         start = self._start_of_warm_start(classes, n_layers, layers)
@@ -293,14 +297,16 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tokenized = self._tokenize(pairs, tokenizer, classes)
 
         n_operations = count_operations(
-            n_parameters,
+            size.n_layer_parameters,
             sum(map(len, tokenized.token_ids)),
             tokenized.lengths.sum(axis=1).mean(),
             layers[0] / n_layers,
             self.max_epochs,
         )
-        precision, device = self._choose_arithmetic(config, n_parameters, n_operations)
-        self._say(f"Computing in {precision} on {device}; layers {describe_layers(layers)} of {n_layers} may train.")
+        precision, device = self._choose_arithmetic(config, size.n_parameters, n_operations)
+        self._say(
+            f"Computing in {precision} on {device}; layers {describe_layers(layers)} may train, of {n_layers} that run."
+        )
         head_seed, adapter_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
         backbone = load_backbone(
             self.backbone,
@@ -394,10 +400,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             return None
         backbone, _, adapter, _ = self.net_.module_.origin
         before = backbone.origin
+        # Where n_layers changed, other layers are candidates without the user's doing.
+        changed_candidates = [] if np.array_equal(layers, self.candidate_layers_) else ["candidate_layers"]
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
-            *(["n_layers"] if n_layers != self.n_layers_ else []),
-            *(["candidate_layers"] if not np.array_equal(layers, self.candidate_layers_) else []),
+            *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
             *(["backbone"] if absolute(self.backbone) != before["backbone"] else []),
             *(["backbone_options"] if (self.backbone_options or {}) != (before["options"] or {}) else []),
             *(["adapter"] if adapter_config(self.adapter).to_dict() != adapter.to_dict() else []),

@@ -118,7 +118,7 @@ def product_size(config: Any) -> tuple[int, int]:
 
 
 def count_operations(
-    n_parameters: int, n_prefix_tokens: int, n_epoch_tokens: float, prefix_share: float, max_epochs: int
+    n_layer_parameters: int, n_prefix_tokens: int, n_epoch_tokens: float, prefix_share: float, max_epochs: int
 ) -> float:
     """Count the operations that a fit costs at the least.
 
@@ -127,8 +127,8 @@ def count_operations(
 
     Parameters
     ----------
-    n_parameters : int
-        Of the backbone.
+    n_layer_parameters : int
+        Of the layers that run.
     n_prefix_tokens : int
         Of all training texts.
     n_epoch_tokens : float
@@ -143,7 +143,9 @@ def count_operations(
     n_operations : float
         Multiplications and additions.
     """
-    return 2 * n_parameters * (prefix_share * n_prefix_tokens + 2 * max_epochs * (1 - prefix_share) * n_epoch_tokens)
+    return (
+        2 * n_layer_parameters * (prefix_share * n_prefix_tokens + 2 * max_epochs * (1 - prefix_share) * n_epoch_tokens)
+    )
 
 
 def warn_of_slow_fit(n_parameters: int, seconds: float) -> None:
@@ -151,7 +153,7 @@ def warn_of_slow_fit(n_parameters: int, seconds: float) -> None:
     warnings.warn(
         f"The backbone has {n_parameters / 1e9:.1f} billion parameters: on this CPU the fit will take at least "
         f"{seconds / 3600:.1f} hours, at the rate just measured. "
-        "Use a GPU, a smaller backbone, or fewer candidate_layers.",
+        "Use a GPU, a smaller backbone, or fewer n_layers or candidate_layers.",
         UserWarning,
         stacklevel=4,
     )

@@ -40,7 +40,8 @@ def test_a_model_without_a_stack_of_layers_says_so(backbones):
 def test_layers_and_parameters_are_counted_without_weights(backbones):
     config = load_config(backbones["llama"])
     loaded = AutoModelForSequenceClassification.from_pretrained(backbones["llama"])
-    assert describe_backbone(config, "all") == (4, sum(p.numel() for p in loaded.parameters()))
+    in_layers = sum(p.numel() for name, p in loaded.named_parameters() if ".layers." in name)
+    assert describe_backbone(config, "all") == (sum(p.numel() for p in loaded.parameters()), 4, in_layers)
 
 
 @pytest.mark.parametrize(("n_layers", "kept"), [("all", 4), (4, 4), (3, 3), (1, 1), (1.0, 4), (0.6, 2), (0.01, 1)])
@@ -67,16 +68,10 @@ def test_a_family_that_lists_the_kind_of_each_layer_loses_its_upper_ones_too(bac
     assert pickle.loads(pickle.dumps(backbone)).n_layers == 2
 
 
-def test_layers_that_are_not_kept_are_not_counted(backbones):
+def test_layers_that_do_not_run_are_counted_in_the_whole_model_alone(backbones):
     config = load_config(backbones["llama"])
-    loaded = load(backbones["llama"], n_layers=0.5, n_classes=2).model
-    assert describe_backbone(config, 0.5) == (2, sum(p.numel() for p in loaded.parameters()))
-    assert config.num_hidden_layers == 4  # the configuration is another's, too
-
-
-def test_more_layers_than_there_are_is_refused_with_their_number(backbones):
-    with pytest.raises(ValueError, match="n_layers=5, but the backbone has 4 layers"):
-        describe_backbone(load_config(backbones["llama"]), 5)
+    whole, half = describe_backbone(config, "all"), describe_backbone(config, 0.5)
+    assert half == (whole.n_parameters, 2, whole.n_layer_parameters // 2)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

@@ -194,7 +194,7 @@ class TestWarmStart:
         with pytest.raises(ValueError, match="warm_start=True, but candidate_layers changed"):
             clone(classifier).fit(X, y).set_params(candidate_layers=1).fit(X, y)
         with pytest.raises(ValueError, match="warm_start=True, but n_layers changed"):
-            clone(classifier).set_params(candidate_layers=[2]).fit(X, y).set_params(n_layers=3).fit(X, y)
+            clone(classifier).fit(X, y).set_params(n_layers=3).fit(X, y)
         with pytest.raises(ValueError, match="warm_start=True, but backbone changed"):
             clone(classifier).fit(X, y).set_params(backbone=backbones["gpt2"]).fit(X, y)
         with pytest.raises(ValueError, match="warm_start=True, but adapter changed"):
@@ -208,6 +208,11 @@ class TestPickle:
         for again in (pickle.loads(pickle.dumps(fitted)), joblib.load(tmp_path / "classifier.joblib")):
             assert np.array_equal(again.predict_proba(X), fitted.predict_proba(X))
             assert np.array_equal(again.active_layers_, fitted.active_layers_)
+
+    def test_round_trips_where_upper_layers_do_not_run(self, make_classifier, revisions):
+        X, y = revisions
+        fitted = make_classifier(n_layers=2).fit(X, y)
+        assert np.array_equal(pickle.loads(pickle.dumps(fitted)).predict_proba(X), fitted.predict_proba(X))
 
     def test_predicts_the_same_in_a_fresh_process(self, fitted, revisions, tmp_path):
         X, _ = revisions
@@ -364,8 +369,13 @@ BAD = [
     ({"selection": "best"}, None, "selection"),
     ({"selection": GradientNormSelection(interval=0)}, None, "interval"),
     ({"selection": FixedSelection([0])}, None, r"must name candidate layers, which are \[2, 3\]"),
-    ({"candidate_layers": 9}, None, "asks for the top 9 layers, but there are 4"),
-    ({"candidate_layers": [7]}, None, "names layer 7, but the backbone's layers are 0 to 3"),
+    ({"n_layers": 0}, None, "n_layers"),
+    ({"n_layers": 1.5}, None, "n_layers"),
+    ({"n_layers": "half"}, None, "n_layers"),
+    ({"n_layers": 5}, None, "n_layers=5, but the backbone has 4 layers"),
+    ({"candidate_layers": 9}, None, "asks for the top 9 layers, but 4 run"),
+    ({"candidate_layers": [7]}, None, "names layer 7, but layers 0 to 3 run"),
+    ({"n_layers": 3, "candidate_layers": [3]}, None, "names layer 3, but layers 0 to 2 run: see n_layers"),
     ({"candidate_layers": 1.5}, None, r"must be a share in \(0, 1\]"),
     ({"max_length": 1000}, None, "reads 256 tokens at most"),
     ({"class_weight": "even"}, None, "class_weight"),
@@ -401,7 +411,7 @@ def test_verbose_says_what_was_chosen_and_shows_progress(make_classifier, revisi
     X, y = revisions
     make_classifier(verbose=1).fit(X, y)
     printed = capsys.readouterr()
-    assert "Computing in fp32 on cpu; layers 2-3 of 4 may train." in printed.out
+    assert "Computing in fp32 on cpu; layers 2-3 may train, of 4 that run." in printed.out
     assert "Frozen prefix" in printed.err
     assert "4/4" in printed.err
     assert "loss" in printed.err

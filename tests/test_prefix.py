@@ -14,8 +14,10 @@ FAMILIES = ["llama", "gpt2", "bert"]
 TOKEN_IDS = [[7, 8, 9, 10, 11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38]]
 
 
-def load(folder, precision="fp32"):
-    return load_backbone(folder, n_classes=3, precision=precision, device=torch.device("cpu"), seed=0)
+def load(folder, precision="fp32", n_layers="all"):
+    return load_backbone(
+        folder, n_classes=3, precision=precision, device=torch.device("cpu"), seed=0, n_layers=n_layers
+    )
 
 
 def logits_from(backbone, first_layer, token_ids=TOKEN_IDS):
@@ -54,6 +56,21 @@ def test_logits_are_equal_where_nothing_is_rounded(backbones, family, first_laye
     monkeypatch.setattr("sklearn_irt.prefix.STORED_DTYPE", torch.float32)
     backbone = load(backbones[family])
     torch.testing.assert_close(logits_from(backbone, first_layer), plain_logits(backbone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_without_the_upper_layers_are_those_of_a_model_that_never_had_them(backbones, family, monkeypatch):
+    monkeypatch.setattr("sklearn_irt.prefix.STORED_DTYPE", torch.float32)
+    alone = load_backbone(
+        backbones[family],
+        n_classes=3,
+        precision="fp32",
+        device=torch.device("cpu"),
+        seed=0,
+        options={"num_hidden_layers": 3},
+    )
+    cut = load(backbones[family], n_layers=3)
+    torch.testing.assert_close(logits_from(cut, 1), plain_logits(alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -300,8 +300,8 @@ def test_layer_indices(layers, n_layers, expected):
     [
         ("top", "'top'"),
         (0, "top 0 layers"),
-        (-1, "there are 4"),
-        (5, "top 5 layers.* there are 4"),
+        (-1, "4 run"),
+        (5, "top 5 layers.* 4 run"),
         (0.0, "share"),
         (1.5, "share"),
         (NAN, "share"),

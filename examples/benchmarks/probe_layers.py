@@ -2,7 +2,8 @@
 
     python examples/benchmarks/probe_layers.py --data FOLDER
 
-The state of a pair's last token is what the head of a decoder reads; only a logistic regression on it is trained.
+The state of a pair's last token is what the head of a decoder reads; only a logistic regression on it is trained. The
+states are taken before the final norm, but for those of the last layer, which transformers gives after it.
 ITERATER train, judged on dev; some minutes on two cores.
 """
 
@@ -60,7 +61,7 @@ def last_token_states(name, X):
 def run_all_layers(backbone, texts):
     batch = backbone.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(backbone.device)
     with torch.inference_mode():
-        hidden_states = backbone.model.base_model(**batch, output_hidden_states=True).hidden_states
+        hidden_states = backbone.model.base_model(**batch, output_hidden_states=True, use_cache=False).hidden_states
     last = batch["attention_mask"].sum(dim=1) - 1
     return torch.stack([states[torch.arange(len(texts)), last].float().cpu() for states in hidden_states])
 

@@ -103,7 +103,7 @@ def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
         raise ValueError(f"{name}={layers!r} is not understood: use 'all', a number, a share, or a list of indices.")
     if isinstance(layers, Integral) and not isinstance(layers, (bool, np.bool_)):
         if not 1 <= int(layers) <= n_layers:
-            raise ValueError(f"{name}={layers} asks for the top {layers} layers, but there are {n_layers}.")
+            raise ValueError(f"{name}={layers} asks for the top {layers} layers, but {n_layers} run: see n_layers.")
         return np.arange(n_layers - int(layers), n_layers)
     if isinstance(layers, Real) and not isinstance(layers, (bool, np.bool_)):
         if not 0 < float(layers) <= 1:
@@ -118,5 +118,5 @@ def _listed_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
         raise ValueError(f"{name}={layers!r} must be a list of layer indices (integers), not empty.")
     unknown = [int(i) for i in indices if not -n_layers <= i < n_layers]
     if unknown:
-        raise ValueError(f"{name} names layer {unknown[0]}, but the backbone's layers are 0 to {n_layers - 1}.")
+        raise ValueError(f"{name} names layer {unknown[0]}, but layers 0 to {n_layers - 1} run: see n_layers.")
     return np.unique(np.where(indices < 0, indices + n_layers, indices)).astype(np.intp)
