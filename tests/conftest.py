@@ -16,7 +16,7 @@ from transformers import (
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
-QUICK = {"n_layers": "all", "max_epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "random_state": 0}
+QUICK = {"max_epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "random_state": 0}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -41,7 +41,7 @@ def part():
 @pytest.fixture(scope="module")
 def fitted(part):
     X_train, _, y_train, _ = part
-    return IRTuningClassifier(candidate_layers=8, max_epochs=4, random_state=0).fit(X_train, y_train)
+    return IRTuningClassifier(n_layers=0.6, candidate_layers=8, max_epochs=4, random_state=0).fit(X_train, y_train)
 
 
 def test_it_learns(fitted, part):

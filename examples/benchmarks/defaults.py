@@ -14,11 +14,13 @@ from sklearn_irt import IRTuningClassifier
 
 def main():
     parser = parse_arguments(__doc__, seeds=1, results="defaults_results.jsonl")
-    parser.add_argument("--pairs", type=int, default=800, help="stratified part of the training pairs (default 800)")
+    parser.add_argument(
+        "--pairs", type=int, default=800, help="stratified part of the training pairs (default 800; 0: all)"
+    )
     parser.add_argument("--vary", required=True, help="parameter of IRTuningClassifier")
     parser.add_argument("--values", required=True, nargs="+", help="its values; what is JSON is read as JSON")
     arguments = parser.parse_args()
-    parts = load_parts(arguments.data, arguments.pairs)
+    parts = load_parts(arguments.data, arguments.pairs or None)
     runs = []
     for seed in range(arguments.seeds):
         for text in arguments.values:
