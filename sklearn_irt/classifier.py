@@ -72,8 +72,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         (rounded, at least one; 1 is one layer, 1.0 is all). The head reads what leaves the last of them, after the
         backbone's own final norm or pooler. A decoder's upper layers turn the states into the next token, away from
         what tells texts apart: a linear probe of SmolLM2-135M is best after 12 to 20 of its 30 layers, the only
-        backbone for which this was measured. There 0.6 takes half the time, and did better with a few hundred pairs
-        (see the README). The layers that do not run are still read from disk, but cost no computation.
+        backbone for which this was measured. There 0.6 takes half the time, at scores that few runs do not tell from
+        those of "all" (see the README). The layers that do not run are still read from disk, but cost no computation.
 
     selection : {"ir", "full"} or LayerSelection, default="ir"
         Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, "full" is
