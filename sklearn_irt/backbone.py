@@ -328,7 +328,7 @@ def find_stack(model: PreTrainedModel) -> str:
     """
     n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = {
-        name: sum(p.numel() for p in module.parameters())
+        name: _count_parameters(module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers
     }
