@@ -104,7 +104,7 @@ def build_net(
     module_arguments: dict[str, Any],
     selected_layers: SelectedLayers,
     *,
-    n_texts: int,
+    steps_per_epoch: int,
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -125,8 +125,8 @@ def build_net(
         Arguments of :class:`~sklearn_irt.trained_part.TrainedPart`.
     selected_layers : SelectedLayers
         Switches the layers.
-    n_texts : int
-        Texts to fit, validation part included.
+    steps_per_epoch : int
+        From :func:`count_steps`.
     max_epochs, batch_size, learning_rate, early_stopping, validation_fraction
         As in :class:`~sklearn_irt.IRTuningClassifier`.
     random_state : RandomState
@@ -142,8 +142,7 @@ def build_net(
     backbone = module_arguments["backbone"]
     pad_token_id = backbone.tokenizer.pad_token_id
     split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
-    n_train = n_texts - (count_validation(n_texts, validation_fraction) if early_stopping else 0)
-    n_steps = max_epochs * -(-n_train // batch_size)
+    n_steps = max_epochs * steps_per_epoch
     schedule = LRScheduler(
         policy=get_linear_schedule_with_warmup,
         step_every="batch",
@@ -193,6 +192,11 @@ def build_net(
 def count_validation(n_texts: int, validation_fraction: float) -> int:
     """Return how many texts scikit-learn's splitters hold out."""
     return int(np.ceil(validation_fraction * n_texts))
+
+
+def count_steps(n_texts: int, batch_size: int, validation_fraction: float) -> int:
+    """Return how many steps an epoch has; where no text is held out, the fraction is 0."""
+    return -(-(n_texts - count_validation(n_texts, validation_fraction)) // batch_size)
 
 
 def predict_logits(net: LayerwiseNet, states: PrefixStates) -> NDArray[np.float64]:

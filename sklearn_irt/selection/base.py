@@ -14,20 +14,26 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
     """A way to choose which candidate layers train at a step.
 
     Training calls :meth:`begin` once, then :meth:`select` before and :meth:`observe` after the backward pass
-    of every step. Layers are named by their index in the backbone. A strategy sees numbers only, never a
-    module.
+    of every step; once :meth:`select` has answered, it may ask :meth:`lowest` for that step. Layers are named by their
+    index in the backbone. A strategy sees numbers only, never a module.
 
     Attributes
     ----------
     layers_ : ndarray of shape (n_candidates,), dtype int
         The candidate layers of this fit, ascending.
+    n_layers_ : int
+        How many layers of the backbone run in this fit.
+    steps_per_epoch_ : int
+        How many steps an epoch of this fit has.
     scores_ : ndarray of shape (n_candidates,), dtype float
         The score of each candidate layer; the larger, the more important. NaN where a strategy keeps none.
     """
 
     _parameter_constraints: dict = {}
 
-    def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
+    def begin(
+        self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int
+    ) -> None:
         """Start a fit.
 
         Parameters
@@ -36,6 +42,10 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
             The candidate layers, ascending.
         random_state : RandomState
             The only source of chance that the strategy may use.
+        n_layers : int
+            How many layers of the backbone run.
+        steps_per_epoch : int
+            How many steps an epoch has.
 
         Raises
         ------
@@ -46,6 +56,8 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         self.layers_: NDArray[np.intp] = np.asarray(layers, dtype=np.intp)
         self.scores_: NDArray[np.float64] = np.full(len(self.layers_), np.nan)
         self.random_state_ = random_state
+        self.n_layers_ = n_layers
+        self.steps_per_epoch_ = steps_per_epoch
 
     @abstractmethod
     def select(self, step: int) -> NDArray[np.intp]:
@@ -72,6 +84,21 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         gradient_norms : mapping of int to sequence of float
             For every layer that trained: the L2 norm of each of its trainable tensors' gradients, before clipping.
         """
+
+    def lowest(self, step: int) -> int:
+        """Return the lowest layer that may still train; training may add what lies below it to the frozen prefix.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step in this fit, from 0; :meth:`select` has answered for it.
+
+        Returns
+        -------
+        layer : int
+            The lowest layer that may train at this step or any later one; the default is the lowest candidate.
+        """
+        return int(self.layers_[0])
 
 
 def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ class FixedSelection(LayerSelection):
     >>> import numpy as np
     >>> from sklearn_irt.selection import FixedSelection
     >>> selection = FixedSelection(layers=2)
-    >>> selection.begin([4, 5, 6], np.random.RandomState(0))
+    >>> selection.begin([4, 5, 6], np.random.RandomState(0), n_layers=7, steps_per_epoch=10)
     >>> selection.select(step=0).tolist()
     [5, 6]
     """
@@ -33,7 +33,9 @@ class FixedSelection(LayerSelection):
     def __init__(self, layers: Any) -> None:
         self.layers = layers
 
-    def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
+    def begin(
+        self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int
+    ) -> None:
         """Start a fit.
 
         Parameters
@@ -42,13 +44,15 @@ class FixedSelection(LayerSelection):
             The candidate layers, ascending.
         random_state : RandomState
             Not used.
+        n_layers, steps_per_epoch : int
+            Not used.
 
         Raises
         ------
         ValueError
             If a named layer is not a candidate, or there are fewer than n candidates.
         """
-        super().begin(layers, random_state)
+        super().begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
         self.selected_ = self._top() if isinstance(self.layers, Integral) else self._named()
 
     def select(self, step: int) -> NDArray[np.intp]:
@@ -65,6 +69,21 @@ class FixedSelection(LayerSelection):
             The layers to train, ascending.
         """
         return self.selected_
+
+    def lowest(self, step: int) -> int:
+        """Return the lowest of the named layers.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, not used.
+
+        Returns
+        -------
+        layer : int
+            No layer below it ever trains.
+        """
+        return int(self.selected_[0])
 
     def _top(self) -> NDArray[np.intp]:
         if not 1 <= self.layers <= len(self.layers_):

@@ -14,7 +14,7 @@ class FullSelection(LayerSelection):
     >>> import numpy as np
     >>> from sklearn_irt.selection import FullSelection
     >>> selection = FullSelection()
-    >>> selection.begin([4, 5, 6], np.random.RandomState(0))
+    >>> selection.begin([4, 5, 6], np.random.RandomState(0), n_layers=7, steps_per_epoch=10)
     >>> selection.select(step=0).tolist()
     [4, 5, 6]
     """

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .base import LayerSelection
+from .ranking import best_block, best_cut
 
 # The authors' stand-in for a norm that was not measured yet.
 _REFERENCE_UNSEEN = 1000.0
@@ -24,7 +26,9 @@ class GradientNormSelection(LayerSelection):
 
     A frozen layer keeps its last score. An adapter that starts at zero has a small gradient norm until it has trained
     for a while, so the choice tends to lock in within the first dozens of steps; ``IRTuningClassifier.active_layers_``
-    shows it.
+    shows it. Nor does the choice save much time while a low layer trains, since gradients then pass all layers above
+    it. ``warm_up``, ``cost_weight``, ``contiguous`` and ``interval=None`` are not the paper's: they score all layers on
+    equal terms, and trade score against time.
 
     Parameters
     ----------
@@ -35,8 +39,26 @@ class GradientNormSelection(LayerSelection):
         Only cuts between these two quantiles of the ranked layers are considered, so that a skewed distribution chooses
         neither nearly all layers nor nearly none.
 
-    interval : int, default=1
-        Steps between two selections; 1 selects anew at each step, as the paper does.
+    interval : int, {"epoch"} or None, default=1
+        When layers are selected after the warm-up, the first time at its end. An int is the steps between two
+        selections: 1 selects anew at each step, as the paper does. "epoch" selects again at the beginning of each
+        epoch. None selects once and holds the selection to the end of the fit; without a warm-up no layer has a score
+        by then, so it holds a choice made at random.
+
+    warm_up : int, default=0
+        The first that many steps train every candidate layer; at their end the score of a layer is the mean of its
+        finite norms over them. A fit of no more steps than that trains every layer throughout.
+
+    cost_weight : float, default=0.0
+        Layers are ranked, and the ranking is cut, by score / cost ** cost_weight: 0 ignores the cost, and the larger
+        the weight, the higher the layers that train. The cost of a layer is the share of the layers that run which
+        gradients must pass to reach it, itself included: (n_layers - layer) / n_layers. A layer that was not seen ranks
+        as such, whatever its cost.
+
+    contiguous : bool, default=False
+        Whether the important layers form one block: as many adjoining candidates as the rule selects, those of the
+        largest sum of scores, weighed by cost; of equal sums the highest block. The block with the most unseen layers
+        comes first, then the sum over the seen ones counts; while all are unseen, the block lies at random.
 
     variant : {"standard", "reference"}, default="standard"
         "standard" is the paper's description: the norm of a layer is the L2 norm over all of its trainable gradients,
@@ -47,21 +69,27 @@ class GradientNormSelection(LayerSelection):
     Attributes
     ----------
     scores_ : ndarray of shape (n_candidates,), dtype float
-        The last gradient norm of each candidate layer; infinite (1000 in "reference") where it is not known.
+        The last gradient norm of each candidate layer, the mean of its norms so far during the warm-up; infinite (1000
+        in "reference") where it is not known. Not weighed by cost.
 
     References
     ----------
     Liu and Litman, "Efficient Layer-wise LLM Fine-tuning for Revision Intention Prediction", Findings of EMNLP 2025,
-    arXiv 2510.00268. Where seen and unseen layers are mixed the paper leaves the variance open; with
+    arXiv 2510.00268: the rule. Where seen and unseen layers are mixed the paper leaves the variance open; with
     an infinite score the only cut of finite variance is the border between the two, so "standard" takes the considered
     cut nearest to it.
+
+    Huang, Yin, Huang and Gao, "Towards Green AI in Fine-tuning Large Language Models via Adaptive Backpropagation",
+    ICLR 2024, arXiv 2309.13192 (GreenTrainer), weighs the importance of a tensor against a cost that grows with the
+    depth that gradients must reach. It maximizes the importance within a budget of operations; dividing by a power of
+    the cost is this package's own.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sklearn_irt.selection import GradientNormSelection
     >>> selection = GradientNormSelection()
-    >>> selection.begin([0, 1, 2, 3], np.random.RandomState(0))
+    >>> selection.begin([0, 1, 2, 3], np.random.RandomState(0), n_layers=4, steps_per_epoch=10)
     >>> selection.observe(0, {0: [0.1], 1: [0.9], 2: [0.2], 3: [1.0]})
     >>> selection.select(step=1).tolist()
     [1, 3]
@@ -71,7 +99,10 @@ class GradientNormSelection(LayerSelection):
         "n_splits": [Interval(Integral, 1, None, closed="left")],
         "lower_quantile": [Interval(Real, 0, 1, closed="both")],
         "upper_quantile": [Interval(Real, 0, 1, closed="both")],
-        "interval": [Interval(Integral, 1, None, closed="left")],
+        "interval": [Interval(Integral, 1, None, closed="left"), StrOptions({"epoch"}), None],
+        "warm_up": [Interval(Integral, 0, None, closed="left")],
+        "cost_weight": [Interval(Real, 0, None, closed="left")],
+        "contiguous": ["boolean"],
         "variant": [StrOptions({"standard", "reference"})],
     }
 
@@ -81,16 +112,24 @@ class GradientNormSelection(LayerSelection):
         n_splits: int = 1,
         lower_quantile: float = 0.35,
         upper_quantile: float = 0.65,
-        interval: int = 1,
+        interval: Any = 1,
+        warm_up: int = 0,
+        cost_weight: float = 0.0,
+        contiguous: bool = False,
         variant: str = "standard",
     ) -> None:
         self.n_splits = n_splits
         self.lower_quantile = lower_quantile
         self.upper_quantile = upper_quantile
         self.interval = interval
+        self.warm_up = warm_up
+        self.cost_weight = cost_weight
+        self.contiguous = contiguous
         self.variant = variant
 
-    def begin(self, layers: ArrayLike, random_state: np.random.RandomState) -> None:
+    def begin(
+        self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int
+    ) -> None:
         """Start a fit: every layer is unseen.
 
         Parameters
@@ -99,13 +138,17 @@ class GradientNormSelection(LayerSelection):
             The candidate layers, ascending.
         random_state : RandomState
             Ranks the layers while none has been seen.
+        n_layers : int
+            How many layers of the backbone run; a layer's cost depends on it.
+        steps_per_epoch : int
+            How many steps an epoch has.
 
         Raises
         ------
         ValueError
             If the lower quantile is above the upper one.
         """
-        super().begin(layers, random_state)
+        super().begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
         if self.lower_quantile > self.upper_quantile:
             raise ValueError(
                 f"lower_quantile={self.lower_quantile} must not be above upper_quantile={self.upper_quantile}."
@@ -113,9 +156,10 @@ class GradientNormSelection(LayerSelection):
         self.unseen_ = _REFERENCE_UNSEEN if self.variant == "reference" else np.inf
         self.scores_ = np.full(len(self.layers_), self.unseen_)
         self.selected_ = self.layers_
+        self.warm_up_norms_: list[list[float]] = [[] for _ in self.layers_]
 
     def select(self, step: int) -> NDArray[np.intp]:
-        """Return the important layers.
+        """Return the important layers; during the warm-up all candidates.
 
         Parameters
         ----------
@@ -127,26 +171,65 @@ class GradientNormSelection(LayerSelection):
         layers : ndarray of int
             The layers to train, ascending.
         """
-        if step % self.interval == 0:
-            positions = np.arange(len(self.layers_))
+        if self._selects_at(step):
+            scores = self._weigh_by_cost()
+            positions = np.arange(len(scores))
             for _ in range(self.n_splits):
-                positions = positions[self._split(self.scores_[positions])]
+                positions = positions[self._split(scores[positions])]
+            if self.contiguous:
+                scores = self._random_if_unseen(scores)
+                positions = best_block(scores, scores == self.unseen_, len(positions))
             self.selected_ = self.layers_[np.sort(positions)]
         return self.selected_
 
     def observe(self, step: int, gradient_norms: Mapping[int, Sequence[float]]) -> None:
-        """Give every layer that trained the norm of its gradients as its score.
+        """Give every layer that trained the norm of its gradients as its score; during the warm-up, their mean so far.
 
         Parameters
         ----------
         step : int
-            Number of the step, not used.
+            Number of the step in this fit, from 0.
         gradient_norms : mapping of int to sequence of float
             For every layer that trained: the L2 norm of each of its trainable tensors' gradients, before clipping.
         """
         for layer, norms in gradient_norms.items():
+            position = np.searchsorted(self.layers_, layer)
+            measured = self.warm_up_norms_[position] if step < self.warm_up else []
             norm = self._layer_norm(np.asarray(norms, dtype=np.float64))
-            self.scores_[np.searchsorted(self.layers_, layer)] = norm if np.isfinite(norm) else self.unseen_
+            if math.isfinite(norm):
+                measured.append(norm)
+            self.scores_[position] = np.mean(measured) if measured else self.unseen_
+
+    def lowest(self, step: int) -> int:
+        """Return the lowest layer of a selection that is held; otherwise any candidate may train again.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step in this fit, from 0; :meth:`select` has answered for it.
+
+        Returns
+        -------
+        layer : int
+            No layer below it trains at this step or any later one.
+        """
+        # Until the warm-up ends, all candidates are selected.
+        return int(self.selected_[0] if self.interval is None else self.layers_[0])
+
+    def _selects_at(self, step: int) -> bool:
+        since_warm_up = step - self.warm_up
+        if since_warm_up <= 0 or self.interval is None:
+            return since_warm_up == 0
+        if self.interval == "epoch":
+            return step % self.steps_per_epoch_ == 0
+        return since_warm_up % self.interval == 0
+
+    def _weigh_by_cost(self) -> NDArray[np.float64]:
+        costs = (self.n_layers_ - self.layers_) / self.n_layers_
+        return np.where(self.scores_ == self.unseen_, self.unseen_, self.scores_ / costs**self.cost_weight)
+
+    def _random_if_unseen(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.random_state_.random_sample(len(scores)) if np.all(scores == self.unseen_) else scores
 
     def _layer_norm(self, tensor_norms: NDArray[np.float64]) -> float:
         if self.variant == "reference":
@@ -157,19 +240,7 @@ class GradientNormSelection(LayerSelection):
         """Return the positions of the important layers among ``scores``."""
         if len(scores) < 2:
             return np.arange(len(scores))
-        if np.all(scores == self.unseen_):
-            scores = self.random_state_.random_sample(len(scores))
+        scores = self._random_if_unseen(scores)
         order = np.argsort(scores, kind="stable")
-        entry = self._best_entry(scores[order])
-        return order[entry:] if self.variant == "reference" else order[entry + 1 :]
-
-    def _best_entry(self, ranked: NDArray[np.float64]) -> int:
-        """Return i for the best cut, which leaves the i + 1 lowest layers below it."""
-        last_cut = len(ranked) - 2
-        lowest = min(int(self.lower_quantile * len(ranked)), last_cut)
-        highest = min(int(self.upper_quantile * len(ranked)), last_cut)
-        n_seen = int(np.isfinite(ranked).sum())
-        if n_seen < len(ranked):
-            return int(np.clip(n_seen - 1, lowest, highest))
-        variances = [np.var(ranked[: i + 1]) + np.var(ranked[i + 1 :]) for i in range(lowest, highest + 1)]
-        return lowest + int(np.argmin(variances))
+        n_below = best_cut(scores[order], self.lower_quantile, self.upper_quantile)
+        return order[n_below - 1 :] if self.variant == "reference" else order[n_below:]
