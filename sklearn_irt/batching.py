@@ -1,6 +1,5 @@
 """Batches of prefix states: texts of similar length together, padded to the longest in the batch."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,18 +21,12 @@ class StatesDataset(Dataset):
     ----------
     states : PrefixStates
         Of each text.
-    texts : ndarray of shape (n_views, n_rows), dtype int
-        The text of each row in each view, as an index into ``states``. A pass shows each row in one view, the next pass
-        in the next.
+    texts : ndarray of shape (n_rows,), dtype int
+        The text of each row, as an index into ``states``.
     labels : ndarray of shape (n_rows,), dtype int64
         Index of each row's class.
     weights : ndarray of shape (n_rows,), dtype float32
         Weight of each row's loss.
-
-    Attributes
-    ----------
-    shown : ndarray of shape (n_rows,), dtype int
-        The text that each row shows in this pass.
     """
 
     def __init__(
@@ -47,66 +40,50 @@ class StatesDataset(Dataset):
         self.texts = texts
         self.labels = labels
         self.weights = weights
-        # By content: the order of the rows has no part in it, and a repeated row shows what one of double weight does.
-        self._first_views = np.array([_checksum(states.token_ids[text]) for text in texts[0]]) % len(texts)
-        self.show(0)
-
-    def show(self, n_passes: int) -> None:
-        """Choose the views of the pass after ``n_passes`` others, about as many rows in each."""
-        n_views, n_rows = self.texts.shape
-        self.shown = self.texts[(self._first_views + n_passes) % n_views, np.arange(n_rows)]
 
     def __len__(self) -> int:
-        return len(self.shown)
+        return len(self.texts)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        states, token_ids = self.states[self.shown[row]]
+        states, token_ids = self.states[self.texts[row]]
         return {"states": states, "input_ids": token_ids, "weight": self.weights[row], "label": self.labels[row]}
 
 
-def _checksum(token_ids: Sequence[int]) -> int:
-    return zlib.crc32(np.asarray(token_ids, dtype=np.int64).tobytes())
-
-
-def _show(dataset: Dataset, n_passes: int) -> NDArray[np.intp]:
-    """Choose the views of a dataset, or of a part of one, and return the number of tokens of each row."""
+def _row_lengths(dataset: Dataset) -> NDArray[np.intp]:
+    """Return the number of tokens of each row of a dataset, or of a part of one."""
     if isinstance(dataset, Subset):
-        return _show(dataset.dataset, n_passes)[np.asarray(dataset.indices)]
+        return _row_lengths(dataset.dataset)[np.asarray(dataset.indices)]
     assert isinstance(dataset, StatesDataset)
-    dataset.show(n_passes)
-    return np.diff(dataset.states.offsets)[dataset.shown]
+    return np.diff(dataset.states.offsets)[dataset.texts]
 
 
 class LengthBuckets(Sampler):
-    """Batches of rows of similar length, in a new order and composition, and in other views, at each pass.
+    """Batches of rows of similar length, in a new order and composition at each pass.
 
     Parameters
     ----------
-    dataset : Dataset
-        A :class:`StatesDataset` or a subset of one.
+    lengths : ndarray of shape (n_rows,), dtype int
+        Tokens of each row.
     batch_size : int
         Rows of a batch; the last one may have fewer.
     random_state : RandomState or None
-        Shuffles; None yields the rows sorted by length, in the same views at each pass.
+        Shuffles; None yields the rows sorted by length.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, random_state: np.random.RandomState | None) -> None:
-        self.dataset = dataset
+    def __init__(self, lengths: NDArray[np.intp], batch_size: int, random_state: np.random.RandomState | None) -> None:
+        self.lengths = lengths
         self.batch_size = batch_size
         self.random_state = random_state
-        self.n_passes = 0
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
+        return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        lengths = _show(self.dataset, self.n_passes)
         if self.random_state is None:
-            return iter(self._split(np.argsort(lengths, kind="stable")))
-        self.n_passes += 1
-        order = self.random_state.permutation(len(lengths))
+            return iter(self._split(np.argsort(self.lengths, kind="stable")))
+        order = self.random_state.permutation(len(self.lengths))
         pools = np.split(order, range(self._pool_size, len(order), self._pool_size))
-        sorted_pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+        sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
         batches = [batch for pool in sorted_pools for batch in self._split(pool)]
         self.random_state.shuffle(batches)
         return iter(batches)
@@ -142,7 +119,7 @@ def iterate_batches(
     """
     return DataLoader(
         dataset,
-        batch_sampler=LengthBuckets(dataset, batch_size, random_state),
+        batch_sampler=LengthBuckets(_row_lengths(dataset), batch_size, random_state),
         collate_fn=lambda texts: pad_batch(texts, pad_token_id),
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
     )

@@ -59,17 +59,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     pair_format : {"inline-diff", "before-after", "instruction"} or callable, default="inline-diff"
         How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the unchanged
-        words around them, then how much was edited and the list of edits. It is written three times, with 4, 8 and 24
-        unchanged words on each side of an edit: an epoch reads a pair in one of these views, the next epoch in
-        another, and ``predict_proba`` is the mean of the three views' probabilities. Views that are the same text
-        are computed once; the others cost the frozen prefix, and predicting, up to three times the time.
-        "before-after" is one text after the other; "instruction" names the task and the classes first. A callable
-        takes the two texts (str) and returns one; where that is longer than ``max_length``, it is called again on
-        cut texts. Not used where X has one text a row.
+        words around them, then how much was edited and the list of edits; "before-after" is one text after the other;
+        "instruction" names the task and the classes first. A callable takes the two texts (str) and returns one; where
+        that is longer than ``max_length``, it is called again on cut texts. Not used where X has one text a row.
+
+    context : int or None, default=8
+        Unchanged words that ``pair_format="inline-diff"`` keeps on each side of an edit; other formats do not use it.
+        "…" stands for those left out, unless it is a single one. None keeps all of them that ``max_length`` allows.
 
     max_length : int, default=192
         Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
-        a warning says how many were cut. The view of 24 words shows as many of them as fit, without a warning.
+        a warning says how many were cut.
 
     n_layers : {"all"}, int or float, default="all"
         Layers of the backbone that run, from the bottom: all of them (the paper's setting), that many, or that share
@@ -108,8 +108,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         root; a dict maps classes to weights (1 where it names none); None weighs all alike.
 
     early_stopping : bool, default=False
-        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it (each pair in
-        one view, always the same), and restore the best weights.
+        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it, and restore
+        the best weights.
 
     validation_fraction : float, default=0.1
         Share that is held out, stratified by class. Only used with ``early_stopping``.
@@ -187,6 +187,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "backbone": [str, os.PathLike],
         "pair_format": [StrOptions({"inline-diff", "before-after", "instruction"}), callable],
+        "context": [Interval(Integral, 0, None, closed="left"), None],
         "max_length": [Interval(Integral, 8, None, closed="left")],
         "n_layers": [
             StrOptions({"all"}),
@@ -226,6 +227,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         backbone: str | os.PathLike[str] = "smollm2-135m",
         *,
         pair_format: Any = "inline-diff",
+        context: int | None = 8,
         max_length: int = 192,
         n_layers: Any = "all",
         selection: str | LayerSelection = "ir",
@@ -246,6 +248,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.backbone = backbone
         self.pair_format = pair_format
+        self.context = context
         self.max_length = max_length
         self.n_layers = n_layers
         self.selection = selection
@@ -307,7 +310,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         n_operations = count_operations(
             size.n_layer_parameters,
             sum(map(len, tokenized.token_ids)),
-            tokenized.lengths.sum(axis=1).mean(),
+            tokenized.lengths.sum(),
             layers[0] / n_layers,
             self.max_epochs,
         )
@@ -372,7 +375,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tokenized = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
         states = self._run_prefix(backbone, tokenized.token_ids, self.net_.module_.first_layer)
         probabilities = softmax(predict_logits(self.net_, states), axis=1)
-        return probabilities[tokenized.texts].mean(axis=0)
+        return probabilities[tokenized.texts]
 
     def _read_pairs(self, X: Any, *, reset: bool) -> list[Pair]:
         """Read X, and check its columns against those of the fit, as scikit-learn does."""
@@ -437,7 +440,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any]) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
-        tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.max_length)
+        tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
         if tokenized.n_cut:
             warnings.warn(
                 f"{tokenized.n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens "

@@ -8,16 +8,9 @@ from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
 OMITTED = " …"
-# Unchanged words kept on each side of an edit, view by view. The first view tells whether a pair is too long.
-_CONTEXT_WORDS = (8, 4, 24)
 
 
-def count_views(pair: Pair, pair_format: PairFormat) -> int:
-    """Return in how many ways a pair is written: three with more or less context where that can be chosen, else one."""
-    return len(_CONTEXT_WORDS) if pair_format == "inline-diff" and pair.before is not None else 1
-
-
-def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], view: int = 0) -> str:
+def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], context: int | None) -> str:
     """Write a pair as text.
 
     Parameters
@@ -28,8 +21,8 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], v
         How to write it; a callable gets the two texts and returns one.
     intentions : sequence of str
         The classes, which "instruction" names.
-    view : int, default=0
-        Which of the :func:`count_views` ways.
+    context : int or None
+        Unchanged words that "inline-diff" keeps on each side of an edit; None keeps all.
 
     Returns
     -------
@@ -56,12 +49,12 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], v
             f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}\nIntention:"
         )
     pieces = find_edits(pair.before, pair.after)
-    return _write_inline_diff(pieces, _count_edits(pieces), _CONTEXT_WORDS[view])
+    return _write_inline_diff(pieces, _count_edits(pieces), context)
 
 
-def _write_inline_diff(pieces: list[Piece], counts: str, context_words: int) -> str:
-    if any(piece.edited for piece in pieces):
-        pieces = _keep_near_edits(pieces, context_words)
+def _write_inline_diff(pieces: list[Piece], counts: str, context: int | None) -> str:
+    if context is not None and any(piece.edited for piece in pieces):
+        pieces = _keep_near_edits(pieces, context)
     marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
     # A decoder is pooled at its last token: the text ends with the edits.
     edits = "".join(_mark(piece) for piece in pieces if piece.edited)
@@ -89,7 +82,11 @@ def _mark(piece: Piece) -> str:
 
 
 def write_shortened(
-    pair: Pair, pair_format: PairFormat, intentions: Sequence[str], fits: Callable[[str], bool], view: int = 0
+    pair: Pair,
+    pair_format: PairFormat,
+    intentions: Sequence[str],
+    context: int | None,
+    fits: Callable[[str], bool],
 ) -> str:
     """Write a pair cut around its edits so that its text fits.
 
@@ -99,13 +96,11 @@ def write_shortened(
 
     Parameters
     ----------
-    pair, pair_format, intentions
+    pair, pair_format, intentions, context
         See :func:`write_pair`. A callable is called for each cut that is tried, on texts in which " …" stands for
         what was left out.
     fits : callable
         Takes a text, says whether it is short enough.
-    view : int, default=0
-        See :func:`write_pair`.
 
     Returns
     -------
@@ -117,9 +112,9 @@ def write_shortened(
 
     def write(cut: list[Piece]) -> str:
         if pair_format == "inline-diff" and pair.before is not None:
-            return _write_inline_diff(cut, counts, _CONTEXT_WORDS[view])
+            return _write_inline_diff(cut, counts, context)
         before, after = join_pieces(cut)
-        return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions)
+        return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions, context)
 
     for cut, longest in _ways_to_cut(pieces):
         text = _longest_that_fits(cut, longest, write, fits)

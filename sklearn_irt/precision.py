@@ -118,7 +118,7 @@ def product_size(config: Any) -> tuple[int, int]:
 
 
 def count_operations(
-    n_layer_parameters: int, n_prefix_tokens: int, n_epoch_tokens: float, prefix_share: float, max_epochs: int
+    n_layer_parameters: int, n_prefix_tokens: int, n_epoch_tokens: int, prefix_share: float, max_epochs: int
 ) -> float:
     """Count the operations that a fit costs at the least.
 
@@ -130,9 +130,9 @@ def count_operations(
     n_layer_parameters : int
         Of the layers that run.
     n_prefix_tokens : int
+        Of the distinct training texts.
+    n_epoch_tokens : int
         Of all training texts.
-    n_epoch_tokens : float
-        Of the texts that an epoch reads.
     prefix_share : float
         Share of the layers below the lowest candidate.
     max_epochs : int

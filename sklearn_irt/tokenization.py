@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .pair_format import PairFormat, count_views, write_pair, write_shortened
+from .pair_format import PairFormat, write_pair, write_shortened
 from .pairs import Pair
 
 
@@ -16,20 +16,25 @@ class TokenizedPairs(NamedTuple):
     token_ids: list[list[int]]
     """Tokens of each text, none empty."""
     texts: NDArray[np.intp]
-    """The text of each pair in each view, as an index into ``token_ids``; of shape (n_views, n_pairs)."""
+    """The text of each pair, as an index into ``token_ids``; of shape (n_pairs,)."""
     n_cut: int
-    """Pairs whose first view was too long."""
+    """Pairs that were too long."""
 
     @property
     def lengths(self) -> NDArray[np.intp]:
-        """Number of tokens of each pair in each view, of shape (n_views, n_pairs)."""
+        """Number of tokens of each pair, of shape (n_pairs,)."""
         return np.array([len(ids) for ids in self.token_ids])[self.texts]
 
 
 def tokenize_pairs(
-    pairs: Sequence[Pair], tokenizer: Any, pair_format: PairFormat, intentions: Sequence[str], max_length: int
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    pair_format: PairFormat,
+    intentions: Sequence[str],
+    context: int | None,
+    max_length: int,
 ) -> TokenizedPairs:
-    """Write pairs as text, in each view, and tokenize them.
+    """Write pairs as text and tokenize them.
 
     A special token that a user's text happens to spell is read as ordinary text.
 
@@ -39,17 +44,15 @@ def tokenize_pairs(
         What to tokenize.
     tokenizer : PreTrainedTokenizerBase
         The backbone's.
-    pair_format : str or callable
+    pair_format, intentions, context
         See :func:`~sklearn_irt.pair_format.write_pair`.
-    intentions : sequence of str
-        The classes.
     max_length : int
         Most tokens a text may have.
 
     Returns
     -------
     tokenized : TokenizedPairs
-        No text is longer than ``max_length``. A later view with more context than fits is no cut worth telling of.
+        No text is longer than ``max_length``.
     """
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
@@ -58,18 +61,14 @@ def tokenize_pairs(
     def fits(text: str) -> bool:
         return len(tokenize([text])[0]) <= max_length
 
-    def write(view: int) -> tuple[list[list[int]], int]:
-        token_ids = tokenize([write_pair(pair, pair_format, intentions, view) for pair in pairs])
-        too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
-        for row in too_long:
-            shorter = write_shortened(pairs[row], pair_format, intentions, fits, view)
-            token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
-        empty = [row for row, ids in enumerate(token_ids) if not ids]
-        if empty:
-            raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
-        return token_ids, len(too_long)
-
-    views, n_cut = zip(*(write(view) for view in range(count_views(pairs[0], pair_format))), strict=True)
+    token_ids = tokenize([write_pair(pair, pair_format, intentions, context) for pair in pairs])
+    too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
+    for row in too_long:
+        shorter = write_shortened(pairs[row], pair_format, intentions, context, fits)
+        token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
+    empty = [row for row, ids in enumerate(token_ids) if not ids]
+    if empty:
+        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
     position: dict[tuple[int, ...], int] = {}
-    texts = np.array([[position.setdefault(tuple(ids), len(position)) for ids in view] for view in views])
-    return TokenizedPairs([list(ids) for ids in position], texts, n_cut[0])
+    texts = np.array([position.setdefault(tuple(ids), len(position)) for ids in token_ids])
+    return TokenizedPairs([list(ids) for ids in position], texts, len(too_long))

@@ -215,7 +215,7 @@ def predict_logits(net: LayerwiseNet, states: PrefixStates) -> NDArray[np.float6
         One row a text.
     """
     unknown = np.zeros(len(states), dtype=np.int64)
-    dataset = StatesDataset(states, np.arange(len(states))[None], unknown, unknown.astype(np.float32))
+    dataset = StatesDataset(states, np.arange(len(states)), unknown, unknown.astype(np.float32))
     batches = net.get_iterator(dataset, training=False)
     order = np.concatenate([np.asarray(batch) for batch in batches.batch_sampler])
     logits = torch.cat([net.evaluation_step(batch) for batch in batches]).cpu().numpy()

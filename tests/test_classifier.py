@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
-from sklearn_irt import FixedSelection, GradientNormSelection, pair_format
+from sklearn_irt import FixedSelection, GradientNormSelection
 
 
 @pytest.fixture(scope="session")
@@ -250,16 +250,12 @@ def test_containers_give_equal_predictions(make_classifier, revisions, fitted, m
     assert np.array_equal(classifier.predict_proba(make_input(X)), fitted.predict_proba(X))
 
 
-def test_a_prediction_is_the_mean_of_those_for_the_three_views_of_a_pair(make_classifier, revisions, monkeypatch):
+@pytest.mark.parametrize("context", [0, None])
+def test_words_outside_the_context_have_no_part_in_fit_and_prediction(make_classifier, revisions, context):
     X, y = revisions
-    classifier = make_classifier(learning_rate=0.01).fit(X, y)
-    probabilities = classifier.predict_proba(X)
-    of_views = []
-    for words in (4, 8, 24):
-        monkeypatch.setattr(pair_format, "_CONTEXT_WORDS", (words,))
-        of_views.append(classifier.predict_proba(X))
-    assert np.abs(of_views[0] - of_views[2]).max() > 1e-3
-    assert np.allclose(probabilities, np.mean(of_views, axis=0), atol=1e-5)
+    classifier = make_classifier(context=context)
+    fits = [classifier.fit(frame, y).predict_proba(frame) for frame in ("Long ago " + X, "Last year " + X)]
+    assert np.array_equal(*fits) == (context == 0)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -366,6 +362,8 @@ BAD = [
     ({"max_epochs": 0}, None, "max_epochs"),
     ({"batch_size": 1.5}, None, "batch_size"),
     ({"pair_format": "diff"}, None, "pair_format"),
+    ({"context": -1}, None, r"'context' .* an int in the range \[0, inf\) or None. Got -1"),
+    ({"context": 2.5}, None, r"'context' .* Got 2.5"),
     ({"selection": "best"}, None, "selection"),
     ({"selection": GradientNormSelection(interval=0)}, None, "interval"),
     ({"selection": FixedSelection([0])}, None, r"must name candidate layers, which are \[2, 3\]"),

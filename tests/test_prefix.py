@@ -26,9 +26,8 @@ def logits_from(backbone, first_layer, token_ids=TOKEN_IDS):
     layers = list(range(first_layer, backbone.n_layers))
     part = TrainedPart(backbone, layers, adapter_config("lora"), seed=0).eval()
     unknown = np.zeros(len(token_ids))
-    texts = [
-        StatesDataset(states, np.arange(len(token_ids))[None], unknown, unknown)[row] for row in range(len(token_ids))
-    ]
+    rows = np.arange(len(token_ids))
+    texts = [StatesDataset(states, rows, unknown, unknown)[row] for row in rows]
     inputs, _ = pad_batch(texts, backbone.tokenizer.pad_token_id)
     inputs.pop("weight")
     with torch.no_grad():
@@ -109,7 +108,7 @@ def test_the_prefix_runs_once_a_text_however_many_epochs_are_trained(make_classi
 
     monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
     X, y = revisions
-    make_classifier(pair_format="before-after", max_epochs=3, candidate_layers=1).fit(X, y)
+    make_classifier(max_epochs=3, candidate_layers=1).fit(X, y)
     runs = {layer: sum(n for index, n in rows if index == layer) for layer in range(4)}
     assert runs == {0: len(X), 1: len(X), 2: len(X), 3: 3 * len(X)}
 

@@ -42,67 +42,64 @@ def pairs(revisions):
     return [*read_pairs(revisions[0])[:12], *odd]
 
 
-def first_view(tokenized):
-    return [tokenized.token_ids[text] for text in tokenized.texts[0]]
-
-
-def count_tokens(pair, tokenizer, pair_format):
-    return len(tokenizer(write_pair(pair, pair_format, INTENTIONS))["input_ids"])
+def count_tokens(pair, tokenizer, pair_format, context=8):
+    return len(tokenizer(write_pair(pair, pair_format, INTENTIONS, context))["input_ids"])
 
 
 @pytest.mark.parametrize("max_length", [8, 24, 80])
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_no_text_is_longer_than_max_length_or_empty(pairs, tokenizer, pair_format, max_length):
-    tokenized = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length)
-    assert tokenized.texts.shape == (3 if pair_format == "inline-diff" else 1, len(pairs))
+    tokenized = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, 8, max_length)
+    assert tokenized.texts.shape == (len(pairs),)
     assert all(1 <= len(ids) <= max_length for ids in tokenized.token_ids)
     assert tokenized.lengths.max() == max(map(len, tokenized.token_ids))
 
 
-def test_each_view_shows_more_or_fewer_of_the_words_around_an_edit(plain_tokenizer):
-    words = FILLER.split()
-    long, short = Pair(f"{FILLER} old", f"{FILLER} new"), Pair("It old.", "It new.")
-    tokenized = tokenize_pairs([long, short], plain_tokenizer, "inline-diff", INTENTIONS, 10_000)
-    long_pair, short_pair = tokenized.texts.T
-    for text, view, n_words in zip(long_pair, range(3), (8, 4, 24), strict=True):
-        written = write_pair(long, "inline-diff", INTENTIONS, view)
-        assert written.startswith(f"… {' '.join(words[-n_words:])} [- old -]")
-        assert tokenized.token_ids[text] == plain_tokenizer(written)["input_ids"]
-    assert len(set(long_pair)) == 3
-    assert len(set(short_pair)) == 1  # the same text in each view is computed once
-    assert len(tokenized.token_ids) == 4
+def test_equal_texts_of_several_pairs_are_kept_once(plain_tokenizer):
+    beginnings = "here", "there"  # both left out
+    pairs = [Pair(f"{beginning} {FILLER} old", f"{beginning} {FILLER} new") for beginning in beginnings]
+    pairs.insert(1, Pair("It old.", "It new."))
+    tokenized = tokenize_pairs(pairs, plain_tokenizer, "inline-diff", INTENTIONS, 8, 10_000)
+    assert tokenized.texts.tolist() == [0, 1, 0]
+    assert tokenized.token_ids == [
+        plain_tokenizer(write_pair(pair, "inline-diff", INTENTIONS, 8))["input_ids"] for pair in pairs[:2]
+    ]
+    assert tokenized.lengths.tolist() == [len(tokenized.token_ids[text]) for text in (0, 1, 0)]
 
 
-def test_words_that_fit_in_the_first_view_but_not_in_a_wider_one_are_no_cut(plain_tokenizer):
+def test_a_pair_too_long_with_all_its_words_keeps_as_many_as_fit(plain_tokenizer):
     pair = Pair(f"{FILLER} old", f"{FILLER} new")
-    max_length = count_tokens(pair, plain_tokenizer, "inline-diff") + 5
-    tokenized = tokenize_pairs([pair], plain_tokenizer, "inline-diff", INTENTIONS, max_length)
-    assert tokenized.n_cut == 0
-    assert tokenized.lengths[0, 0] < tokenized.lengths[2, 0] <= max_length
+    max_length = count_tokens(pair, plain_tokenizer, "inline-diff", context=20)
+    few, every = (
+        tokenize_pairs([pair], plain_tokenizer, "inline-diff", INTENTIONS, context, max_length) for context in (8, None)
+    )
+    assert (few.n_cut, every.n_cut) == (0, 1)
+    assert every.token_ids == [plain_tokenizer(write_pair(pair, "inline-diff", INTENTIONS, 20))["input_ids"]]
 
 
 @pytest.mark.parametrize("max_length", [8, 24, 80, 10_000])
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_n_cut_counts_the_texts_that_are_longer_than_max_length(pairs, tokenizer, pair_format, max_length):
-    n_cut = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, max_length).n_cut
+    n_cut = tokenize_pairs(pairs, tokenizer, pair_format, INTENTIONS, 8, max_length).n_cut
     assert n_cut == sum(count_tokens(pair, tokenizer, pair_format) > max_length for pair in pairs)
 
 
 def test_a_text_of_exactly_max_length_is_not_cut(tokenizer):
     pair = Pair("He go home.", "He goes home.")
     n_tokens = count_tokens(pair, tokenizer, "inline-diff")
-    whole = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens)
-    below = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, n_tokens - 1)
-    assert (whole.lengths[0, 0], whole.n_cut, below.n_cut) == (n_tokens, 0, 1)
+    whole = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, 8, n_tokens)
+    below = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, 8, n_tokens - 1)
+    assert (whole.lengths[0], whole.n_cut, below.n_cut) == (n_tokens, 0, 1)
 
 
 @pytest.mark.parametrize("pair_format", FORMATS)
 def test_a_text_that_fits_has_the_ids_that_the_tokenizer_gives_it_beside_texts_that_are_cut(tokenizer, pair_format):
     short = Pair("He go home.", "He goes home.")
     n_tokens = count_tokens(short, tokenizer, pair_format)
-    tokenized = tokenize_pairs([Pair(FILLER, f"{FILLER} end"), short], tokenizer, pair_format, INTENTIONS, n_tokens)
+    tokenized = tokenize_pairs([Pair(FILLER, f"{FILLER} end"), short], tokenizer, pair_format, INTENTIONS, 8, n_tokens)
     assert tokenized.n_cut == 1
-    assert first_view(tokenized)[1] == tokenizer(write_pair(short, pair_format, INTENTIONS))["input_ids"]
+    ids = tokenized.token_ids[tokenized.texts[1]]
+    assert ids == tokenizer(write_pair(short, pair_format, INTENTIONS, 8))["input_ids"]
 
 
 @pytest.mark.parametrize("pair_format", FORMATS)
@@ -115,16 +112,15 @@ def test_a_text_that_fits_has_the_ids_that_the_tokenizer_gives_it_beside_texts_t
     ],
 )
 def test_a_text_that_is_cut_still_shows_its_edit(tokenizer, pair, pair_format):
-    tokenized = tokenize_pairs([pair], tokenizer, pair_format, INTENTIONS, 80)
+    tokenized = tokenize_pairs([pair], tokenizer, pair_format, INTENTIONS, 8, 80)
     assert tokenized.n_cut == 1
-    for ids in tokenized.token_ids:
-        text = tokenizer.decode(ids).replace(" ", "")
-        assert "old" in text
-        assert "new" in text
+    text = tokenizer.decode(tokenized.token_ids[0]).replace(" ", "")
+    assert "old" in text
+    assert "new" in text
 
 
 def test_a_single_text_that_is_cut_begins_as_it_did(plain_tokenizer):
-    (ids,) = tokenize_pairs([Pair(None, FILLER)], plain_tokenizer, "inline-diff", INTENTIONS, 20).token_ids
+    (ids,) = tokenize_pairs([Pair(None, FILLER)], plain_tokenizer, "inline-diff", INTENTIONS, 8, 20).token_ids
     whole = plain_tokenizer(FILLER)["input_ids"]
     assert len(ids) >= 15
     assert ids == whole[: len(ids)]
@@ -137,13 +133,13 @@ def test_a_special_token_spelled_in_a_text_is_read_as_ordinary_text(tokenizer, s
     special_id = tokenizer.convert_tokens_to_ids(special)
     around = tokenizer("a")["input_ids"].count(special_id)
     assert tokenizer(pair.after)["input_ids"].count(special_id) == around + 2
-    (ids,) = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, max_length).token_ids
+    (ids,) = tokenize_pairs([pair], tokenizer, "inline-diff", INTENTIONS, 8, max_length).token_ids
     assert ids.count(special_id) == around
 
 
 def test_reading_special_tokens_as_text_does_not_change_the_tokenizer_for_others(tokenizer):
     before = tokenizer("a <eos> b " + FILLER)["input_ids"]
-    tokenize_pairs([Pair(None, "a <eos> b " + FILLER)], tokenizer, "inline-diff", INTENTIONS, 12)
+    tokenize_pairs([Pair(None, "a <eos> b " + FILLER)], tokenizer, "inline-diff", INTENTIONS, 8, 12)
     assert tokenizer("a <eos> b " + FILLER)["input_ids"] == before
 
 
@@ -152,10 +148,10 @@ def test_a_text_without_any_token_is_refused_naming_its_row(plain_tokenizer):
         return after.replace(before, "")
 
     with pytest.raises(ValueError, match="Row 1 of X becomes a text without any token"):
-        tokenize_pairs([Pair("a", "a b"), Pair("a", "a")], plain_tokenizer, only_additions, INTENTIONS, 50)
+        tokenize_pairs([Pair("a", "a b"), Pair("a", "a")], plain_tokenizer, only_additions, INTENTIONS, 8, 50)
 
 
 def test_a_text_that_is_no_valid_unicode_is_refused_naming_its_row(plain_tokenizer):
     X = [("a", "b"), ("broken \ud800", "c")]
     with pytest.raises((TypeError, ValueError), match="Row 1"):
-        tokenize_pairs(read_pairs(X), plain_tokenizer, "inline-diff", INTENTIONS, 50)
+        tokenize_pairs(read_pairs(X), plain_tokenizer, "inline-diff", INTENTIONS, 8, 50)

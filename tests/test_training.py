@@ -9,7 +9,7 @@ from sklearn.utils import compute_class_weight
 from torch.utils.data import Subset
 
 from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
-from sklearn_irt.batching import LengthBuckets, StatesDataset
+from sklearn_irt.batching import LengthBuckets, StatesDataset, iterate_batches
 from sklearn_irt.callbacks import LastGoodWeights, SelectedLayers, describe_layers
 from sklearn_irt.prefix import PrefixStates
 from sklearn_irt.training import LayerwiseNet
@@ -103,9 +103,7 @@ def test_rows_of_the_reports_are_steps_and_columns_are_candidates(make_classifie
 def test_the_loss_is_the_weighted_cross_entropy_in_batches_of_any_size(make_classifier, revisions, batch_size):
     X, y = revisions
     weights = np.linspace(0.5, 2, len(y))
-    classifier = make_classifier(
-        pair_format="before-after", batch_size=batch_size, learning_rate=1e-12, class_weight="balanced"
-    )
+    classifier = make_classifier(batch_size=batch_size, learning_rate=1e-12, class_weight="balanced")
     classifier.fit(X, y, sample_weight=weights)
     logits = np.log(classifier.predict_proba(X))
     labels = np.searchsorted(classifier.classes_, y)
@@ -219,94 +217,40 @@ def test_layers_are_described_as_ranges(layers, text):
     assert describe_layers(layers) == text
 
 
-def dataset_of(lengths, n_views=1):
-    """Return a dataset whose text number n_rows * view + row is that of a row in a view, and has that token alone."""
-    n_rows = len(lengths) // n_views
-    token_ids = [[text] * n for text, n in enumerate(lengths)]
-    states = PrefixStates(
-        torch.tensor(np.repeat(np.arange(len(lengths)), lengths))[:, None], token_ids, np.cumsum([0, *lengths])
-    )
-    rows = np.arange(n_rows)
-    return StatesDataset(states, np.arange(len(lengths)).reshape(n_views, n_rows), labels=rows, weights=rows / 2)
-
-
-def read_views(dataset, batches):
-    """Read all rows of a dataset of 3 views through batches, check them, and return the view of each row."""
-    views = {}
-    for position in np.concatenate(list(batches)):
-        item = dataset[position]
-        n_rows = len(getattr(dataset, "dataset", dataset))
-        view, row = divmod(int(item["input_ids"][0]), n_rows)
-        assert (row, row / 2, len(item["input_ids"])) == (item["label"], item["weight"], len(item["states"]))
-        assert (item["states"].squeeze(1) == item["input_ids"]).all()
-        views[row] = view
-    return views
-
-
 @pytest.mark.parametrize("rows", [np.arange(200), np.arange(0, 200, 3)], ids=["whole", "a row in three"])
-def test_each_pass_reads_about_a_third_of_the_rows_in_each_view_and_three_passes_read_all(rows):
-    part = Subset(dataset_of(np.full(600, 2), n_views=3), rows)
-    batches = LengthBuckets(part, 4, np.random.RandomState(0))
-    passes = [read_views(part, batches) for _ in range(3)]
-    for views in passes:
-        assert sorted(views) == rows.tolist()
-        assert min(np.bincount(list(views.values()))) > 0.2 * len(rows)
-    assert all({views[row] for views in passes} == {0, 1, 2} for row in rows)
-
-
-def test_a_fit_reads_another_view_of_a_pair_in_each_of_three_epochs(make_classifier, revisions, monkeypatch):
-    X, y = revisions
-    shown = []
-    show = StatesDataset.show
-
-    def look(self, n_passes):
-        show(self, n_passes)
-        shown.append(self.shown)
-
-    monkeypatch.setattr(StatesDataset, "show", look)
-    make_classifier(max_epochs=3).fit(X, y)
-    _, *epochs = shown  # the first is the dataset's own, before any pass
-    assert len(epochs) == 3
-    n_texts = [len(set(texts)) for texts in np.transpose(epochs)]
-    assert max(n_texts) == 3  # short texts are the same in several views
-
-
-def test_equal_rows_show_equal_views_wherever_they_are():
-    dataset = dataset_of(np.array([2, 2, 2, 3, 3, 3, 4, 4, 4]), n_views=3)
-    repeated = StatesDataset(dataset.states, dataset.texts[:, [2, 0, 0, 1]], np.arange(4), np.ones(4))
-    for n_passes in range(3):
-        dataset.show(n_passes)
-        repeated.show(n_passes)
-        assert repeated.shown.tolist() == dataset.shown[[2, 0, 0, 1]].tolist()
-
-
-def test_without_a_generator_each_pass_reads_the_same_views():
-    dataset = dataset_of(np.arange(1, 61), n_views=3)
-    buckets, shuffled = LengthBuckets(dataset, 4, None), LengthBuckets(dataset, 4, np.random.RandomState(0))
-    list(shuffled)
-    first = list(buckets), dataset.shown.tolist()
-    list(shuffled)
-    assert (list(buckets), dataset.shown.tolist()) == first
+def test_each_row_is_read_with_its_own_text_label_and_weight_shortest_first(rows):
+    lengths = np.random.RandomState(0).permutation(np.arange(1, 71))
+    token_ids = [[text] * length for text, length in enumerate(lengths)]
+    states = PrefixStates(torch.tensor(np.concatenate(token_ids))[:, None], token_ids, np.cumsum([0, *lengths]))
+    texts = np.arange(200) % 70  # some rows have the same text
+    dataset = StatesDataset(states, texts, labels=np.arange(200), weights=np.arange(200) / 2)
+    inputs, labels = zip(*iterate_batches(Subset(dataset, rows), 1), strict=True)
+    labels = torch.cat(labels).numpy()
+    assert sorted(labels) == rows.tolist()
+    assert [batch["input_ids"].tolist() for batch in inputs] == [[token_ids[text]] for text in texts[labels]]
+    assert all(torch.equal(batch["states"].squeeze(-1), batch["input_ids"]) for batch in inputs)
+    assert [batch["weight"].item() for batch in inputs] == (labels / 2).tolist()
+    assert (np.diff(lengths[texts[labels]]) >= 0).all()
 
 
 class TestLengthBuckets:
     lengths = np.random.RandomState(0).randint(5, 190, size=1003)
 
     def test_each_text_comes_once_and_batches_are_full(self):
-        batches = list(LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0)))
+        batches = list(LengthBuckets(self.lengths, 16, np.random.RandomState(0)))
         assert sorted(text for batch in batches for text in batch) == list(range(1003))
         assert sorted(map(len, batches)) == [11] + [16] * 62
 
     def test_batches_hold_similar_lengths(self):
-        batches = LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0))
+        batches = LengthBuckets(self.lengths, 16, np.random.RandomState(0))
         padded = sum(self.lengths[batch].max() * len(batch) for batch in batches)
         assert padded < 1.08 * self.lengths.sum()
 
     def test_order_and_composition_change_between_epochs(self):
-        buckets = LengthBuckets(dataset_of(self.lengths), 16, np.random.RandomState(0))
+        buckets = LengthBuckets(self.lengths, 16, np.random.RandomState(0))
         first, second = ({frozenset(batch) for batch in buckets} for _ in range(2))
         assert len(first & second) < 5
 
     def test_without_a_generator_texts_come_sorted_by_length(self):
-        order = [text for batch in LengthBuckets(dataset_of(self.lengths), 16, None) for text in batch]
+        order = [text for batch in LengthBuckets(self.lengths, 16, None) for text in batch]
         assert (np.diff(self.lengths[order]) >= 0).all()

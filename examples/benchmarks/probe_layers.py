@@ -50,8 +50,8 @@ def last_token_states(name, X):
     device = choose_device("auto")
     precision = choose_precision("auto", *product_size(load_config(name)), device)
     backbone = load_backbone(name, n_classes=2, precision=precision, device=device, seed=0)
-    tokenized = tokenize_pairs(read_pairs(X), backbone.tokenizer, "inline-diff", [], max_length=192)
-    texts = [tokenized.token_ids[text] for text in tokenized.texts[0]]
+    tokenized = tokenize_pairs(read_pairs(X), backbone.tokenizer, "inline-diff", [], context=8, max_length=192)
+    texts = [tokenized.token_ids[text] for text in tokenized.texts]
     order = np.argsort([len(ids) for ids in texts], kind="stable")
     batches = [order[i : i + PAIRS_A_BATCH] for i in range(0, len(order), PAIRS_A_BATCH)]
     states = torch.cat([run_all_layers(backbone, [texts[row] for row in batch]) for batch in tqdm(batches)], dim=1)
