@@ -1,17 +1,23 @@
-"""Loads an LLM with its tokenizer, finds its stack of transformer layers, and drops those that are not to run."""
+"""Loads an LLM with its tokenizer, once a process, and finds its stack of transformer layers."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from numbers import Integral
+from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from .backbone_files import absolute, locate_backbone, quiet_transformers
+from .attention import choose_attention
+from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
+from .head import head_modules
 from .precision import DTYPES
 from .randomness import isolated_seed
 
@@ -20,9 +26,15 @@ _WEIGHT_OPTIONS = ("use_safetensors", "attn_implementation")
 _RESERVED_OPTIONS = ("num_labels", "dtype", "torch_dtype", "ignore_mismatched_sizes", "output_loading_info")
 
 
-@dataclass
+# The backbones in use, and the one that was loaded last: the next fit of a grid search finds it still there.
+_loaded: "WeakValueDictionary[str, Backbone]" = WeakValueDictionary()
+_latest: "list[Backbone]" = []
+_loading = Lock()
+
+
+@dataclass(eq=False)
 class Backbone:
-    """A frozen LLM, shared by the prefix and the trained part, which never change it.
+    """A frozen LLM, shared by all estimators of a process: they copy its modules, and never change its tensors.
 
     Pickled, it is the arguments of :func:`load_backbone`, not its weights.
 
@@ -34,6 +46,10 @@ class Backbone:
         Pads on the right with ``pad_token_id``.
     stack : str
         Dotted name of the list of transformer layers within ``model``.
+    drawn : frozenset of str
+        Parameters of the head that no file held, or not for as many classes as the configuration says.
+    identity : str
+        Equal for two backbones that compute the same: a hash of files and their times, precision, options and versions.
     origin : dict
         The arguments that it was loaded with.
     """
@@ -41,12 +57,9 @@ class Backbone:
     model: PreTrainedModel
     tokenizer: Any
     stack: str
+    drawn: frozenset[str]
+    identity: str
     origin: dict[str, Any] = field(repr=False)
-
-    @property
-    def n_layers(self) -> int:
-        """Number of transformer layers that run."""
-        return len(get_layers(self.model, self.stack))
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +133,7 @@ def describe_backbone(
     config : PreTrainedConfig
         Its configuration.
     n_layers : {"all"}, int or float, default="all"
-        See :func:`load_backbone`.
+        See :func:`drop_upper_layers`.
     options : mapping, default=None
         See :func:`load_backbone`.
 
@@ -139,7 +152,7 @@ def describe_backbone(
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
     n_parameters = _count_parameters(model)
     layers = get_layers(model, find_stack(model))
-    _drop_upper_layers(layers, n_layers)
+    drop_upper_layers(layers, n_layers)
     return BackboneSize(n_parameters, len(layers), _count_parameters(layers))
 
 
@@ -150,30 +163,22 @@ def _count_parameters(module: nn.Module) -> int:
 def load_backbone(
     backbone: str | os.PathLike[str],
     *,
-    n_classes: int,
     precision: str,
     device: torch.device,
-    seed: int,
-    n_layers: str | float = "all",
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """Load a backbone, frozen.
+    """Load a backbone, frozen, unless this process has it already.
+
+    Weights that are kept in the precision of their safetensors file are mapped from it, so that processes share them.
 
     Parameters
     ----------
     backbone : str or path-like
         Alias, folder, .gguf file or hub id.
-    n_classes : int
-        Outputs of the classification head.
     precision : {"fp32", "bf16"}
         What its weights are kept and multiplied in.
     device : torch.device
         Where to.
-    seed : int
-        Of the head's initial values. The global generator is left as it was.
-    n_layers : {"all"}, int or float, default="all"
-        Layers that run, from the bottom: all of them, that many, or that share of them (rounded, at least one). The
-        others are dropped after loading.
     options : mapping, default=None
         Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
         are read from safetensors alone.
@@ -186,34 +191,54 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If it cannot be loaded, or has no stack of layers, or not so many.
+        If it cannot be loaded, or has no stack of layers.
     """
-    origin: dict[str, Any] = {"backbone": absolute(backbone), "n_classes": n_classes, "precision": precision}
-    origin |= {"device": device, "seed": seed, "n_layers": n_layers, "options": options}
-    # The eager kernel took a quarter off a training step on three CPUs, at the length of revision pairs.
-    attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
-    options = {"trust_remote_code": False, "use_safetensors": True, **attention, **(options or {})}
-    location = locate_backbone(backbone)
+    origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": options}
+    location, config = locate_backbone(backbone), load_config(backbone, options)
+    options = {
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        **choose_attention(config, device),
+        **(options or {}),
+    }
+    files = (location, file_times(location), getattr(config, "_commit_hash", None))
+    parts = (
+        files,
+        precision,
+        str(device),
+        sorted(options.items(), key=str),
+        torch.__version__,
+        transformers.__version__,
+    )
+    identity = sha256(str(parts).encode()).hexdigest()  # options may hold a token, which must not be written anywhere
+    with _loading:
+        loaded = _loaded.get(identity)
+        if loaded is None:
+            loaded = _loaded[identity] = _load(location, options, identity, origin)
+        _latest[:] = [loaded]
+        return loaded
+
+
+def _load(location: str, options: dict[str, Any], identity: str, origin: dict[str, Any]) -> Backbone:
+    backbone, device = origin["backbone"], origin["device"]
     try:
-        with quiet_transformers(), isolated_seed(seed, device):
+        with quiet_transformers(), isolated_seed(0, device):
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 location,
-                num_labels=n_classes,
-                dtype=DTYPES[precision],
-                ignore_mismatched_sizes=True,  # a head for other classes is replaced
+                dtype=DTYPES[origin["precision"]],
+                ignore_mismatched_sizes=True,  # what lacks is named below
                 output_loading_info=True,
                 **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(backbone, error) from error
-    _check_complete(model, report, backbone)
+    drawn = _missing(report)
+    _check_complete(model, drawn, backbone)
     tokenizer = load_tokenizer(backbone, options)
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    stack = find_stack(model)
-    _drop_upper_layers(get_layers(model, stack), n_layers)
     model.requires_grad_(False).eval().to(device)
-    return Backbone(model, tokenizer, stack, origin)
+    return Backbone(model, tokenizer, find_stack(model), drawn, identity, origin)
 
 
 def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
@@ -269,19 +294,16 @@ def _is_usable(device: torch.device) -> bool:
     )  # fmt: skip
 
 
-def head_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return what lies behind the layers: an encoder's pooler and the classification head."""
-    behind = [module for module in model.children() if module is not model.base_model]
-    pooler = getattr(model.base_model, "pooler", None)
-    return [m for m in [pooler, *behind] if m is not None and any(True for _ in m.parameters())]
-
-
-def _check_complete(model: PreTrainedModel, report: Mapping[str, Any], backbone: str | os.PathLike[str]) -> None:
-    """Refuse a checkpoint that lacks weights, for which transformers would draw random ones."""
-    head = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
-    behind = {name for name, parameter in model.named_parameters() if id(parameter) in head}
+def _missing(report: Mapping[str, Any]) -> frozenset[str]:
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
-    lacking = sorted((set(report["missing_keys"]) | mismatched) - behind)
+    return frozenset(report["missing_keys"]) | mismatched
+
+
+def _check_complete(model: PreTrainedModel, drawn: frozenset[str], backbone: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint that lacks weights, for which transformers would draw random ones."""
+    head = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
+    behind = {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    lacking = sorted(drawn - behind)
     if lacking:
         raise ValueError(
             f"The backbone {os.fspath(backbone)!r} is incomplete: its files lack {len(lacking)} weights or have them "
@@ -340,7 +362,21 @@ def find_stack(model: PreTrainedModel) -> str:
     return max(stacks, key=lambda name: stacks[name])
 
 
-def _drop_upper_layers(layers: nn.ModuleList, n_layers: str | float) -> None:
+def drop_upper_layers(layers: nn.ModuleList, n_layers: str | float) -> None:
+    """Drop the layers that are not to run.
+
+    Parameters
+    ----------
+    layers : ModuleList
+        Changed in place.
+    n_layers : {"all"}, int or float
+        Layers that run, from the bottom: all of them, that many, or that share of them (rounded, at least one).
+
+    Raises
+    ------
+    ValueError
+        If there are not so many.
+    """
     # The configuration stays that of the whole model, with which it agrees in other places (the kinds of layers, say).
     del layers[_count_layers(n_layers, len(layers)) :]
 

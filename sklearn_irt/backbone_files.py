@@ -64,6 +64,14 @@ def absolute(backbone: str | os.PathLike[str]) -> str:
     return str(path.resolve()) if is_local else os.fspath(backbone)
 
 
+def file_times(location: str) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size (bytes) and time (ns) of the files in a backbone's folder; none of a hub id."""
+    if not os.path.isdir(location):
+        return ()
+    files = [(entry.name, entry.stat()) for entry in os.scandir(location) if entry.is_file()]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files))
+
+
 def cache_folder() -> Path:
     """Return the folder that converted backbones are kept in."""
     return Path(os.environ.get("SKLEARN_IRT_CACHE", Path.home() / ".cache" / "sklearn_irt")).expanduser()

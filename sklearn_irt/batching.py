@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .prefix import PrefixStates
 
 _BATCHES_SORTED_TOGETHER = 50
+# For each shape of a batch oneDNN compiles its products anew and keeps them, a dozen MB a shape.
+_WIDTH_STEP = 8
 
 
 class StatesDataset(Dataset):
@@ -49,12 +52,13 @@ class StatesDataset(Dataset):
         return {"states": states, "input_ids": token_ids, "weight": self.weights[row], "label": self.labels[row]}
 
 
-def _row_lengths(dataset: Dataset) -> NDArray[np.intp]:
-    """Return the number of tokens of each row of a dataset, or of a part of one."""
+def _look_into(dataset: Dataset) -> tuple[PrefixStates, NDArray[np.intp]]:
+    """Return the states of a dataset, or of a part of one, and the text of each of its rows."""
     if isinstance(dataset, Subset):
-        return _row_lengths(dataset.dataset)[np.asarray(dataset.indices)]
+        states, texts = _look_into(dataset.dataset)
+        return states, texts[np.asarray(dataset.indices)]
     assert isinstance(dataset, StatesDataset)
-    return np.diff(dataset.states.offsets)[dataset.texts]
+    return dataset.states, dataset.texts
 
 
 class LengthBuckets(Sampler):
@@ -97,7 +101,11 @@ class LengthBuckets(Sampler):
 
 
 def iterate_batches(
-    dataset: Dataset, batch_size: int, random_state: np.random.RandomState | None = None, pad_token_id: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    random_state: np.random.RandomState | None = None,
+    pad_token_id: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Return an iterable over the batches of a dataset, as skorch asks for one.
 
@@ -111,26 +119,30 @@ def iterate_batches(
         See :class:`LengthBuckets`.
     pad_token_id : int, default=0
         Token on the right of the shorter texts.
+    pin_memory : bool, default=False
+        Whether a GPU may copy the batches while it computes.
 
     Returns
     -------
     batches : DataLoader
         Yields ``(inputs, labels)``.
     """
+    states, texts = _look_into(dataset)
     return DataLoader(
         dataset,
-        batch_sampler=LengthBuckets(_row_lengths(dataset), batch_size, random_state),
-        collate_fn=lambda texts: pad_batch(texts, pad_token_id),
+        batch_sampler=LengthBuckets(states.lengths[texts], batch_size, random_state),
+        collate_fn=lambda rows: pad_batch(rows, pad_token_id),
+        pin_memory=pin_memory and states.device.type == "cpu",
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
     )
 
 
-def pad_batch(texts: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Pad texts on the right to the longest of them.
+def pad_batch(rows: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Pad rows of a dataset on the right to the longest of them, and a little further.
 
     Parameters
     ----------
-    texts : sequence of dict
+    rows : sequence of dict
         Entries of a :class:`StatesDataset`.
     pad_token_id : int
         Token on the right of the shorter texts.
@@ -138,16 +150,43 @@ def pad_batch(texts: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[
     Returns
     -------
     inputs : dict of Tensor
-        ``states`` of shape (n_texts, n_tokens, hidden_size), ``input_ids`` and ``attention_mask`` of shape
-        (n_texts, n_tokens), ``weight`` of shape (n_texts,).
+        Those of :func:`pad_texts`, and ``weight`` of shape (n_texts,).
     labels : Tensor of shape (n_texts,)
         Index of each text's class.
     """
-    token_ids = [text["input_ids"] for text in texts]
-    inputs = {
-        "states": pad_sequence([text["states"] for text in texts], batch_first=True),
-        "input_ids": pad_sequence(token_ids, batch_first=True, padding_value=pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(ids) for ids in token_ids], batch_first=True),
-        "weight": torch.tensor([text["weight"] for text in texts], dtype=torch.float32),
-    }
-    return inputs, torch.tensor([text["label"] for text in texts], dtype=torch.int64)
+    longest = max(len(row["input_ids"]) for row in rows)
+    width = -(-longest // _WIDTH_STEP) * _WIDTH_STEP
+    inputs = pad_texts([(row["states"], row["input_ids"]) for row in rows], pad_token_id, width)
+    inputs["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+    return inputs, torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+
+
+def pad_texts(
+    texts: Sequence[tuple[torch.Tensor, torch.Tensor]], pad_token_id: int, width: int
+) -> dict[str, torch.Tensor]:
+    """Pad texts on the right.
+
+    Parameters
+    ----------
+    texts : sequence of tuple of Tensor
+        Prefix states of each text, of shape (n_tokens_of_text, hidden_size), and its tokens, of shape
+        (n_tokens_of_text,), dtype int64.
+    pad_token_id : int
+        Token on the right of the shorter texts.
+    width : int
+        Tokens to pad to, at least those of the longest text.
+
+    Returns
+    -------
+    inputs : dict of Tensor
+        ``states`` of shape (n_texts, n_tokens, hidden_size), ``input_ids`` and ``attention_mask`` of shape
+        (n_texts, n_tokens).
+    """
+    states, token_ids = [text[0] for text in texts], [text[1] for text in texts]
+    missing = width - max(map(len, token_ids))
+    padded_states = pad(pad_sequence(states, batch_first=True), (0, 0, 0, missing))
+    padded_ids = pad_sequence(token_ids, batch_first=True, padding_value=pad_token_id)
+    padded_ids = pad(padded_ids, (0, missing), value=pad_token_id)
+    lengths = torch.tensor([len(ids) for ids in token_ids])
+    mask = torch.arange(padded_ids.shape[1]) < lengths[:, None]
+    return {"states": padded_states, "input_ids": padded_ids, "attention_mask": mask.long()}

@@ -10,16 +10,22 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
+from .longer_prefix import advance_states
+from .prefix import PrefixStates
 from .selection import LayerSelection
 
 
 class SelectedLayers(Callback):
     """Ask the strategy which layers train, freeze the others, and report the gradient norms to it.
 
+    Layers below the lowest one that may still train join the frozen prefix.
+
     Parameters
     ----------
     selection : LayerSelection
         The strategy; its fit must have begun.
+    states : PrefixStates
+        Those of the texts of the fit; they are changed as the prefix grows.
 
     Attributes
     ----------
@@ -29,8 +35,9 @@ class SelectedLayers(Callback):
         The layers in training at each step.
     """
 
-    def __init__(self, selection: LayerSelection) -> None:
+    def __init__(self, selection: LayerSelection, states: PrefixStates) -> None:
         self.selection = selection
+        self.states = states
 
         self.scores_: list[NDArray[np.float64]] = []
         self.active_: list[NDArray[np.bool_]] = []
@@ -40,14 +47,25 @@ class SelectedLayers(Callback):
         """Steps whose gradients were seen."""
         return len(self.scores_)
 
-    def on_batch_begin(self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
-        """Switch the layers before a training step."""
-        if not training:
-            return
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Switch the layers before the first step."""
+        self._first_layer = net.module_.first_layer
+        self._switch_layers(net)
+
+    def on_batch_end(self, net: NeuralNet, training: bool = False, **kwargs: Any) -> None:
+        """Switch the layers for the next step, of which no batch has been made of the states yet."""
+        if training:
+            self._switch_layers(net)
+
+    def _switch_layers(self, net: NeuralNet) -> None:
         self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
         for layer, parameters in net.module_.layer_parameters().items():
             for parameter in parameters:
                 _switch(parameter, layer in self._selected, net.optimizer_)
+        lowest = self.selection.lowest(self.n_steps)
+        if lowest > self._first_layer:
+            advance_states(net.module_, self.states, lowest)
+            self._first_layer = lowest
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
         """Report the norms before anything clips them."""

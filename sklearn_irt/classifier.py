@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config
-from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
+from .backbone import describe_backbone, load_backbone, load_config, load_tokenizer
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
@@ -30,12 +30,14 @@ from .precision import (
     product_size,
     warn_of_slow_fit,
 )
-from .prefix import PrefixStates, compute_prefix_states
+from .predicting import KnownAnswers, predict_logits
+from .prefix import compute_prefix_states
 from .randomness import own_generator
 from .selection import FullSelection, GradientNormSelection, LayerSelection
 from .selection.base import layer_indices
+from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
-from .training import LayerwiseNet, build_net, check_validation_split, count_steps, predict_logits, train
+from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
 
 _SELECTIONS: dict[str, LayerSelection] = {
     "ir": GradientNormSelection(),
@@ -121,6 +123,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
 
+    prefix_cache : {"auto", "memory", "disk"}, default="auto"
+        Where a fit keeps what leaves the frozen prefix: in memory, where later fits and predictions of this process
+        find it (up to 1 GiB of it), or in a mapped file in the folder of temporary files, which is removed at the end.
+        "auto" takes the memory unless the states would fill half of what is free; ``verbose`` says which.
+
+    memory : str, path-like, object with the joblib.Memory interface or None, default=None
+        A folder, or a ``joblib.Memory``, in which the states are kept for other processes and later sessions as well.
+
     warm_start : bool, default=False
         Whether ``fit`` starts from the adapters and head of the fit before, with a new schedule, instead of from new
         ones.
@@ -205,6 +215,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "device": [str],
+        "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
+        "memory": [str, os.PathLike, HasMethods(["cache"]), None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -241,6 +253,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         precision: str = "auto",
         device: str = "auto",
+        prefix_cache: str = "auto",
+        memory: Any = None,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -262,6 +276,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.precision = precision
         self.device = device
+        self.prefix_cache = prefix_cache
+        self.memory = memory
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -305,7 +321,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         start = self._start_of_warm_start(classes, n_layers, layers)
         tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config, tokenizer)
-        tokenized = self._tokenize(pairs, tokenizer, classes)
+        tokenized = self._tokenize(pairs, tokenizer, classes, user_frame=3)
 
         n_operations = count_operations(
             size.n_layer_parameters,
@@ -318,26 +334,35 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._say(
             f"Computing in {precision} on {device}; layers {describe_layers(layers)} may train, of {n_layers} that run."
         )
-        head_seed, adapter_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=3).tolist()
-        backbone = load_backbone(
-            self.backbone,
-            n_classes=len(classes),
-            precision=precision,
-            device=device,
-            seed=head_seed,
-            n_layers=n_layers,
-            options=self.backbone_options,
-        )
-        states = self._run_prefix(backbone, tokenized.token_ids, int(layers[0]))
-        dataset = StatesDataset(states, tokenized.texts, labels, weights)
-        module = {"backbone": backbone, "layers": layers, "adapter": adapter_config(self.adapter), "seed": adapter_seed}
-        selected_layers = SelectedLayers(selection)
-        net = self._build_net(module, selected_layers, steps_per_epoch, random_state)
-        try:
-            train(net, dataset, start, dropout_seed)
-        finally:
-            if selected_layers.n_steps:
-                self._keep(net, selected_layers, classes, n_layers)
+        module_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
+        backbone = load_backbone(self.backbone, precision=precision, device=device, options=self.backbone_options)
+        module = {
+            "backbone": backbone,
+            "n_classes": len(classes),
+            "n_layers": n_layers,
+            "layers": layers,
+            "adapter": adapter_config(self.adapter),
+            "seed": module_seed,
+        }
+        n_tokens, hidden_size = sum(map(len, tokenized.token_ids)), config.get_text_config().hidden_size
+        with open_store(self.prefix_cache, n_tokens, hidden_size) as store:
+            self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
+            states = compute_prefix_states(
+                backbone,
+                tokenized.token_ids,
+                int(layers[0]),
+                store,
+                open_memory(self.memory),
+                show_progress=self.verbose >= 1,
+            )
+            states.move_to_roomy(device)
+            selected_layers = SelectedLayers(selection, states)
+            net = self._build_net(module, selected_layers, steps_per_epoch, random_state)
+            try:
+                train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
+            finally:
+                if selected_layers.n_steps:
+                    self._keep(net, selected_layers, classes, n_layers)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -353,7 +378,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
         """
-        probabilities = self.predict_proba(X)
+        probabilities = self._answer(X)
         return self.classes_[np.argmax(probabilities, axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -369,13 +394,28 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``; rows sum to 1.
         """
+        return self._answer(X)
+
+    def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
         backbone = self.net_.module_.backbone
         self._check_max_length(backbone.model.config, backbone.tokenizer)
-        tokenized = self._tokenize(self._read_pairs(X, reset=False), backbone.tokenizer, self.classes_)
-        states = self._run_prefix(backbone, tokenized.token_ids, self.net_.module_.first_layer)
-        probabilities = softmax(predict_logits(self.net_, states), axis=1)
-        return probabilities[tokenized.texts]
+        pairs = self._read_pairs(X, reset=False)
+        # What a pair is written as depends on these, which may have been set anew since the fit.
+        written = (self.pair_format, self.context, self.max_length)
+        answers = self._known_answers.look_up(pairs, written)
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in answers]
+        if new:
+            found = dict(zip(new, self._compute_probabilities(new), strict=True))
+            self._known_answers.note(found, written)
+            answers |= found
+        return np.array([answers[pair] for pair in pairs])
+
+    def _compute_probabilities(self, pairs: list[Pair]) -> NDArray[np.float64]:
+        part = self.net_.module_
+        tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
+        logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
+        return softmax(logits, axis=1)[tokenized.texts]
 
     def _read_pairs(self, X: Any, *, reset: bool) -> list[Pair]:
         """Read X, and check its columns against those of the fit, as scikit-learn does."""
@@ -411,8 +451,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
         if not self.warm_start or not hasattr(self, "net_"):
             return None
-        backbone, _, adapter, _ = self.net_.module_.origin
-        before = backbone.origin
+        module = self.net_.module_
+        before = module.backbone.origin
         # Where n_layers changed, other layers are candidates without the user's doing.
         changed_candidates = [] if np.array_equal(layers, self.candidate_layers_) else ["candidate_layers"]
         changed = [
@@ -420,13 +460,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
             *(["backbone"] if absolute(self.backbone) != before["backbone"] else []),
             *(["backbone_options"] if (self.backbone_options or {}) != (before["options"] or {}) else []),
-            *(["adapter"] if adapter_config(self.adapter).to_dict() != adapter.to_dict() else []),
+            *(["adapter"] if adapter_config(self.adapter).to_dict() != module.origin["adapter"].to_dict() else []),
         ]
         if changed:
             raise ValueError(
                 f"warm_start=True, but {' and '.join(changed)} changed since the last fit: use a new estimator."
             )
-        return self.net_.module_.state_dict()
+        return module.state_dict()
 
     def _check_max_length(self, config: Any, tokenizer: Any) -> None:
         # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
@@ -438,7 +478,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 "lower max_length."
             )
 
-    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any]) -> TokenizedPairs:
+    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
         tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
         if tokenized.n_cut:
@@ -446,7 +486,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 f"{tokenized.n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens "
                 + ("and were cut around their edits." if pairs[0].before is not None else "and were cut at the end."),
                 UserWarning,
-                stacklevel=3,
+                stacklevel=user_frame,
             )
         return tokenized
 
@@ -457,9 +497,6 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         if device.type == "cpu" and n_parameters > LARGE_BACKBONE:
             warn_of_slow_fit(n_parameters, n_operations / product_rate(precision, *size, device))
         return precision, device
-
-    def _run_prefix(self, backbone: Backbone, token_ids: list[list[int]], first_layer: int) -> PrefixStates:
-        return compute_prefix_states(backbone, token_ids, first_layer, show_progress=self.verbose >= 1)
 
     def _build_net(
         self,
@@ -484,6 +521,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _keep(self, net: LayerwiseNet, selected_layers: SelectedLayers, classes: NDArray[Any], n_layers: int) -> None:
         net.release_training_state()
         self.net_ = net
+        self._known_answers = KnownAnswers()
         self.classes_ = classes
         self.n_layers_ = n_layers
         self.selection_ = selected_layers.selection
@@ -498,6 +536,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
             print(message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_known_answers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "net_" in state:
+            self._known_answers = KnownAnswers()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,24 +1,21 @@
-"""Hidden states that leave the frozen prefix: computed once a text, kept in half the bytes of fp32."""
+"""Hidden states that leave the frozen prefix: computed once a text, in half the bytes of fp32."""
 
-import copy
-from collections.abc import Sequence
-from contextvars import ContextVar
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from joblib import Memory
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from .backbone import Backbone, get_layers
+from .fixed_shapes import batches_of_fixed_shape, fill_up
+from .normalization import quicken_norms
+from .partial_model import run_up_to, share_weights
+from .states_store import STORED_DTYPE, StatesKey, StatesOnDisk, StatesStore, read_from_memory, write_to_memory
 
-# bfloat16 has the range of fp32: hidden states of some backbones are beyond what float16 can hold.
-STORED_DTYPE = torch.bfloat16
-_TOKENS_A_BATCH = 2048
-
-_injected_states: ContextVar[torch.Tensor] = ContextVar("injected_states")
+_SHARE_OF_FREE_MEMORY = 0.5
 
 
 @dataclass
@@ -27,114 +24,58 @@ class PrefixStates:
 
     Attributes
     ----------
-    states : Tensor of shape (n_tokens, hidden_size), dtype bfloat16
-        Those of all texts, one text after the other.
+    states : list of Tensor of shape (n_tokens_of_text, hidden_size), dtype bfloat16
+        Those of each text.
     token_ids : list of list of int
         The tokens of each text.
-    offsets : ndarray of shape (n_texts + 1,), dtype int
-        Where each text starts in ``states``.
+    in_file : bool
+        Whether they are views of a mapped file that nobody else uses.
     """
 
-    states: torch.Tensor
+    states: list[torch.Tensor]
     token_ids: Sequence[list[int]]
-    offsets: np.ndarray
+    in_file: bool = False
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Tokens of each text, of shape (n_texts,)."""
+        return np.array([len(ids) for ids in self.token_ids], dtype=np.intp)
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def __getitem__(self, text: int) -> tuple[torch.Tensor, torch.Tensor]:
-        start, end = self.offsets[text], self.offsets[text + 1]
-        return self.states[start:end], torch.as_tensor(self.token_ids[text])
+        return self.states[text], torch.as_tensor(self.token_ids[text])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the states lie."""
+        return self.states[0].device
 
-class _PrefixEnd(Exception):  # noqa: N818 - it is a way out, not an error
-    """Carries the states out of a model that need not run any further."""
+    def move_to_roomy(self, device: torch.device) -> None:
+        """Move the states to a GPU, unless they would take more than half of its free memory."""
+        n_bytes = sum(states.nbytes for states in self.states)
+        if device.type == "cuda" and n_bytes <= _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
+            self.states, self.in_file = [states.to(device) for states in self.states], False
 
-    def __init__(self, states: torch.Tensor) -> None:
-        super().__init__()
-        self.states = states
-
-
-def _skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stand in for the forward pass of a prefix layer, whose work is already in the injected states."""
-    return hidden_states
-
-
-def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stand in for the forward pass of the lowest candidate layer when only the prefix is to run."""
-    raise _PrefixEnd(hidden_states)
-
-
-def share_weights(model: PreTrainedModel, own: Sequence[nn.Parameter] = ()) -> PreTrainedModel:
-    """Copy a model's modules but not its tensors.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The model to copy.
-    own : sequence of Parameter
-        Parameters of which the copy gets its own.
-
-    Returns
-    -------
-    copy : PreTrainedModel
-        A model whose modules can be replaced without the first one noticing.
-    """
-    owned = {id(parameter) for parameter in own}
-    shared = [tensor for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in owned]
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
-
-
-def skip_prefix(model: PreTrainedModel, stack: str, first_layer: int) -> None:
-    """Make a model start at ``first_layer``, from states given by :func:`inject_states`.
-
-    Everything around the layers (positions, masks, final norm, pooling) stays the model's own, for any family.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Changed in place.
-    stack : str
-        Dotted name of its list of layers.
-    first_layer : int
-        The lowest layer that still runs.
-    """
-    layers = get_layers(model, stack)
-    for index in range(first_layer):
-        layers[index].forward = _skip
-    layers[first_layer].register_forward_pre_hook(_inject, with_kwargs=True)
-
-
-def _inject(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    states = _injected_states.get()
-    if args:
-        return (states, *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": states}
-
-
-class inject_states:
-    """Context in which a model cut by :func:`skip_prefix` continues from these states; one per thread.
-
-    Parameters
-    ----------
-    states : Tensor of shape (n_texts, n_tokens, hidden_size)
-        The states, padded.
-    """
-
-    def __init__(self, states: torch.Tensor) -> None:
-        self.states = states
-
-    def __enter__(self) -> None:
-        self._token = _injected_states.set(self.states)
-
-    def __exit__(self, *error: Any) -> None:
-        _injected_states.reset(self._token)
+    def replace(self, text: int, states: torch.Tensor) -> None:
+        """Put other states in the place of a text's; those that other estimators may use stay as they are."""
+        if self.in_file:
+            self.states[text].copy_(states)
+        else:
+            self.states[text] = states.to(self.states[text].device, STORED_DTYPE, copy=True)
 
 
 def compute_prefix_states(
-    backbone: Backbone, token_ids: Sequence[list[int]], first_layer: int, *, show_progress: bool = False
+    backbone: Backbone,
+    token_ids: Sequence[list[int]],
+    first_layer: int,
+    store: StatesStore,
+    memory: Memory | None = None,
+    *,
+    show_progress: bool = False,
 ) -> PrefixStates:
-    """Run the frozen prefix on every text, once.
+    """Run the frozen prefix on every text whose states are not known yet.
 
     Parameters
     ----------
@@ -144,42 +85,54 @@ def compute_prefix_states(
         The texts.
     first_layer : int
         The lowest candidate layer.
+    store : StatesStore
+        Where states are looked for, and kept.
+    memory : Memory, default=None
+        Where they are looked for and kept besides, across processes.
     show_progress : bool, default=False
         Whether to show a bar.
 
     Returns
     -------
     states : PrefixStates
-        What enters ``first_layer``, rounded to bfloat16.
+        What enters ``first_layer``, rounded to bfloat16. It does not depend on what other texts there are.
     """
+    # The number of threads and the processor's instructions decide in which order a product is summed.
+    arithmetic = f"{backbone.identity} {torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}"
+    keys = [StatesKey(arithmetic, first_layer, tuple(ids)) for ids in token_ids]
+    known = {key: states for key in dict.fromkeys(keys) if (states := _look_up(key, store, memory)) is not None}
+    new = [key for key in dict.fromkeys(keys) if key not in known]
+    with tqdm(total=len(new), desc="Frozen prefix", unit="text", disable=not (show_progress and new)) as bar:
+        for text, states in _run_prefix(backbone, [list(key.token_ids) for key in new], first_layer):
+            known[new[text]] = store.put(new[text], states)
+            if memory is not None:
+                write_to_memory(memory, new[text], states)
+            bar.update()
+    return PrefixStates([known[key] for key in keys], token_ids, in_file=isinstance(store, StatesOnDisk))
+
+
+def _look_up(key: StatesKey, store: StatesStore, memory: Memory | None) -> torch.Tensor | None:
+    states = store.get(key)
+    if states is None and memory is not None:
+        states = read_from_memory(memory, key)
+        return states if states is None else store.put(key, states)
+    return states
+
+
+def _run_prefix(
+    backbone: Backbone, token_ids: Sequence[list[int]], first_layer: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the number of each text, and its states."""
     model = share_weights(backbone.model)
-    get_layers(model, backbone.stack)[first_layer].forward = _read_out
-    lengths = np.array([len(ids) for ids in token_ids])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    states: torch.Tensor | None = None
-    with tqdm(total=len(token_ids), desc="Frozen prefix", unit="text", disable=not show_progress) as bar:
-        for batch in _batches_by_length(lengths):
-            padded = _run_prefix(model, backbone, [token_ids[text] for text in batch])
-            if states is None:
-                states = torch.empty(int(offsets[-1]), padded.shape[-1], dtype=STORED_DTYPE)
-            for text, rows in zip(batch, padded, strict=True):
-                states[offsets[text] : offsets[text + 1]] = rows[: lengths[text]]
-            bar.update(len(batch))
-    assert states is not None, "there is at least one text"
-    return PrefixStates(states, token_ids, offsets)
-
-
-def _batches_by_length(lengths: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(lengths, kind="stable")
-    tokens = np.cumsum(lengths[order])
-    return np.split(order, np.flatnonzero(np.diff(tokens // _TOKENS_A_BATCH)) + 1)
-
-
-def _run_prefix(model: PreTrainedModel, backbone: Backbone, token_ids: Sequence[list[int]]) -> torch.Tensor:
-    padded = backbone.tokenizer.pad({"input_ids": list(token_ids)}, return_tensors="pt").to(backbone.device)
-    try:
-        with torch.inference_mode(), backbone.autocast():
-            model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
-    except _PrefixEnd as end:
-        return end.states.to("cpu", STORED_DTYPE)
-    raise RuntimeError(f"{type(model).__name__} did not run its layer {backbone.stack}: it cannot serve as a backbone.")
+    quicken_norms(model)
+    layer = get_layers(model, backbone.stack)[first_layer]
+    for texts, n_rows, width in batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp)):
+        rows = {"input_ids": [token_ids[text] for text in fill_up(texts, n_rows)]}
+        padded = backbone.tokenizer.pad(rows, padding="max_length", max_length=width, return_tensors="pt")
+        padded = padded.to(backbone.device)
+        with torch.inference_mode():
+            states = run_up_to(layer, model, input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).to(
+                "cpu", STORED_DTYPE
+            )
+        for text, row in zip(texts.tolist(), states, strict=False):
+            yield text, row[: len(token_ids[text])].clone()

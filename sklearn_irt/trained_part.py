@@ -1,17 +1,20 @@
 """What training changes: the candidate layers' adapters and the classification head, as one torch module."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from peft import PeftConfig
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
-from transformers import PreTrainedModel
 
 from .adapters import attach_adapters
-from .backbone import Backbone, get_layers, head_modules
-from .prefix import inject_states, share_weights, skip_prefix
+from .backbone import Backbone, drop_upper_layers, get_layers
+from .folding import fold_adapters
+from .head import head_modules, replace_head
+from .normalization import quicken_norms
+from .partial_model import enter, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
 
 
@@ -29,28 +32,50 @@ class TrainedPart(nn.Module):
         The candidate layers, ascending.
     adapter : PeftConfig
         What is attached to each of them.
+    n_classes : int
+        Outputs of the head.
     seed : int
-        Of the adapters' initial values. The global generator is left as it was.
+        Of the initial values of head and adapters. The global generator is left as it was.
+    n_layers : {"all"}, int or float, default="all"
+        See :func:`~sklearn_irt.backbone.drop_upper_layers`.
 
     Attributes
     ----------
     first_layer : int
         The lowest candidate layer.
+    n_classes : int
+        Outputs of the head.
     """
 
-    def __init__(self, backbone: Backbone, layers: Sequence[int], adapter: PeftConfig, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        layers: Sequence[int],
+        adapter: PeftConfig,
+        *,
+        n_classes: int,
+        seed: int,
+        n_layers: str | float = "all",
+    ) -> None:
         super().__init__()
-        self.origin = (backbone, layers, adapter, seed)
+        self.origin = {"backbone": backbone, "layers": layers, "adapter": adapter}
+        self.origin |= {"n_classes": n_classes, "seed": seed, "n_layers": n_layers}
         self.layers = [int(layer) for layer in layers]
         self.first_layer = self.layers[0]
+        self.n_classes = n_classes
         self._frozen = {id(tensor) for tensor in backbone.model.state_dict(keep_vars=True).values()}
         self.backbone = backbone
-        self.model = share_weights(backbone.model, own=_head_parameters(backbone.model))
-        skip_prefix(self.model, backbone.stack, self.first_layer)
+        self.model = share_weights(backbone.model)
+        drop_upper_layers(self._stack, n_layers)
+        self._entry = start_at(self._stack, self.first_layer)
         with isolated_seed(seed, backbone.device):
+            replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
         self._own_what_trains()
+        self._all_folded = fold_adapters(self.model)
+        quicken_norms(self.model)
         self._prepare_head()
+        read_pooled_alone(self.model, self._stack)
 
     def forward(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Compute logits.
@@ -67,9 +92,35 @@ class TrainedPart(nn.Module):
         logits : Tensor of shape (n_texts, n_classes), dtype float32
             One row a text.
         """
+        with self._context(states, attention_mask) as inputs:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs).logits
+
+    @property
+    def _stack(self) -> nn.ModuleList:
+        return get_layers(self.model, self.backbone.stack)
+
+    def start_from(self, layer: int) -> None:
+        """Let :meth:`forward` take the states that enter ``layer``, which is no lower than ``first_layer``."""
+        self._entry.remove()
+        self._entry = start_at(self._stack, layer)
+
+    def advance(
+        self, layer: int, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute what enters ``layer`` from the states that :meth:`forward` takes, of which it has the arguments."""
+        with self._context(states, attention_mask) as inputs:
+            return run_up_to(
+                self._stack[layer], self.model, input_ids=input_ids, attention_mask=attention_mask, **inputs
+            )
+
+    @contextmanager
+    def _context(self, states: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[dict[str, bool]]:
+        """Let the states enter; yield the model's other arguments."""
         states = states.to(next(self.backbone.model.parameters()).dtype)
-        with inject_states(states), self.backbone.autocast(), disable_input_dtype_casting(self.model):
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, **self._no_key_value_cache()).logits
+        # Adapters that peft computes are in fp32, the states in the precision of the frozen weights.
+        autocast = nullcontext() if self._all_folded else self.backbone.autocast()
+        with enter(states, attention_mask), autocast, disable_input_dtype_casting(self.model):
+            yield {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
 
     def learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and parameter of adapters and head."""
@@ -77,9 +128,8 @@ class TrainedPart(nn.Module):
 
     def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
         """Return the adapter parameters of each candidate layer."""
-        stack = get_layers(self.model, self.backbone.stack)
         return {
-            layer: [p for p in stack[layer].parameters() if id(p) not in self._frozen] for layer in self.layers
+            layer: [p for p in self._stack[layer].parameters() if id(p) not in self._frozen] for layer in self.layers
         }  # fmt: skip
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -97,7 +147,7 @@ class TrainedPart(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         learned = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
-        return _restore, (*self.origin, learned)
+        return _restore, (self.origin, learned)
 
     def _own_what_trains(self) -> None:
         # A peft configuration may train tensors of the backbone itself (biases, say): other estimators share those.
@@ -116,24 +166,15 @@ class TrainedPart(nn.Module):
             raise ValueError("The adapter puts no parameters into some candidate layer: check its target_modules.")
 
     def _prepare_head(self) -> None:
-        for module in head_modules(self.model):
-            module.requires_grad_(True).float()
+        for module in head_modules(self.model).values():
+            module.requires_grad_(True)
             _run_in_fp32(module, self.backbone.device)
 
-    def _no_key_value_cache(self) -> dict[str, bool]:
-        return {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
 
-
-def _restore(
-    backbone: Backbone, layers: Sequence[int], adapter: PeftConfig, seed: int, learned: Mapping[str, torch.Tensor]
-) -> TrainedPart:
-    part = TrainedPart(backbone, layers, adapter, seed)
+def _restore(origin: dict[str, Any], learned: Mapping[str, torch.Tensor]) -> TrainedPart:
+    part = TrainedPart(**origin)
     part.load_state_dict(learned)
-    return part.to(backbone.device).eval()
-
-
-def _head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    return [parameter for module in head_modules(model) for parameter in module.parameters()]
+    return part.to(part.backbone.device).eval()
 
 
 def _run_in_fp32(module: nn.Module, device: torch.device) -> None:

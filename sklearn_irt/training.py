@@ -13,10 +13,9 @@ from skorch.dataset import ValidSplit
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from .backbone import head_modules
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
-from .prefix import PrefixStates
+from .head import head_modules
 from .randomness import isolated_seed
 from .trained_part import TrainedPart
 
@@ -33,7 +32,7 @@ class LayerwiseNet(NeuralNetClassifier):
     """A skorch net whose loss is weighted by text and whose divergence stops the fit.
 
     Its module is a :class:`~sklearn_irt.trained_part.TrainedPart`; what it learns are the adapters and the head. It
-    predicts in the order of its batches, by length: :func:`predict_logits` gives the order of the texts.
+    predicts in the order of its batches, by length; :mod:`~sklearn_irt.predicting` gives the order of the texts.
 
     Attributes
     ----------
@@ -51,7 +50,8 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
         """Compute logits; weights belong to the loss."""
-        return super().infer({name: tensor for name, tensor in x.items() if name != "weight"}, **fit_params)
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items() if name != "weight"}
+        return super().infer(inputs, **fit_params)
 
     def get_loss(
         self, y_pred: torch.Tensor, y_true: torch.Tensor, X: dict[str, torch.Tensor], training: bool = False
@@ -95,6 +95,8 @@ class LayerwiseNet(NeuralNetClassifier):
     def release_training_state(self) -> None:
         """Drop what only training needs: gradients, optimizer state, schedule and copies of the weights."""
         self.module_.zero_grad(set_to_none=True)
+        self.module_.start_from(self.module_.first_layer)
+        self.module_.eval()
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -140,6 +142,7 @@ def build_net(
         Not initialized yet.
     """
     backbone = module_arguments["backbone"]
+    head_rate = {"lr": _HEAD_LEARNING_RATE_SHARE * learning_rate}
     pad_token_id = backbone.tokenizer.pad_token_id
     split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
     n_steps = max_epochs * steps_per_epoch
@@ -149,8 +152,6 @@ def build_net(
         num_warmup_steps=round(_WARM_UP_SHARE * n_steps),
         num_training_steps=n_steps,
     )
-    heads = {id(module) for module in head_modules(backbone.model)}
-    head_names = [name for name, module in backbone.model.named_modules() if id(module) in heads]
     callbacks: list[tuple[str, Callback]] = [
         ("last_good_weights", LastGoodWeights()),
         ("selected_layers", selected_layers),
@@ -170,9 +171,8 @@ def build_net(
         criterion__reduction="none",
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=0.0,
-        optimizer__param_groups=[
-            (f"model.{name}.*", {"lr": _HEAD_LEARNING_RATE_SHARE * learning_rate}) for name in head_names
-        ],
+        optimizer__fused=True,
+        optimizer__param_groups=[(f"model.{name}.*", head_rate) for name in head_modules(backbone.model)],
         lr=learning_rate,
         max_epochs=max_epochs,
         batch_size=batch_size,
@@ -180,6 +180,7 @@ def build_net(
         iterator_train=iterate_batches,
         iterator_train__random_state=random_state,
         iterator_train__pad_token_id=pad_token_id,
+        iterator_train__pin_memory=backbone.device.type == "cuda",
         iterator_valid=iterate_batches,
         iterator_valid__pad_token_id=pad_token_id,
         callbacks=callbacks,
@@ -197,31 +198,6 @@ def count_validation(n_texts: int, validation_fraction: float) -> int:
 def count_steps(n_texts: int, batch_size: int, validation_fraction: float) -> int:
     """Return how many steps an epoch has; where no text is held out, the fraction is 0."""
     return -(-(n_texts - count_validation(n_texts, validation_fraction)) // batch_size)
-
-
-def predict_logits(net: LayerwiseNet, states: PrefixStates) -> NDArray[np.float64]:
-    """Compute logits in the order of the texts.
-
-    Parameters
-    ----------
-    net : LayerwiseNet
-        A fitted net.
-    states : PrefixStates
-        Of the texts.
-
-    Returns
-    -------
-    logits : ndarray of shape (n_texts, n_classes), dtype float64
-        One row a text.
-    """
-    unknown = np.zeros(len(states), dtype=np.int64)
-    dataset = StatesDataset(states, np.arange(len(states)), unknown, unknown.astype(np.float32))
-    batches = net.get_iterator(dataset, training=False)
-    order = np.concatenate([np.asarray(batch) for batch in batches.batch_sampler])
-    logits = torch.cat([net.evaluation_step(batch) for batch in batches]).cpu().numpy()
-    restored = np.empty(logits.shape, dtype=np.float64)
-    restored[order] = logits
-    return restored
 
 
 def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], validation_fraction: float) -> None:

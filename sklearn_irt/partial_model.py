@@ -1,0 +1,166 @@
+"""Runs a part of a model: up to some layer, or on from it, and in the last layer no more than what the head reads."""
+
+import copy
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from .head import head_modules
+
+# Of the last layer of a decoder: the output projection of its attention and what follows it, as Llama and its many
+# relatives call them, and GPT-2.
+_POSITION_WISE = (("self_attn.o_proj", "post_attention_layernorm"), ("attn.c_proj", "ln_2"))
+
+_entering: ContextVar[tuple[torch.Tensor, torch.Tensor]] = ContextVar("entering")
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model's modules but not its tensors, so that modules can be replaced without the first one noticing."""
+    shared = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+
+
+class _End(Exception):  # noqa: N818 - it is a way out, not an error
+    """Carries the states out of a model that need not run any further."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stand in for the forward pass of the first layer that is not to run."""
+    raise _End(hidden_states)
+
+
+def _skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stand in for the forward pass of a layer whose work is in the entering states already."""
+    return hidden_states
+
+
+def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
+    """Run a model as far as the place where a layer begins.
+
+    Parameters
+    ----------
+    layer : Module
+        The first layer that does not run.
+    model : PreTrainedModel
+        The model.
+    **inputs : Any
+        Its inputs.
+
+    Returns
+    -------
+    states : Tensor of shape (n_texts, n_tokens, hidden_size)
+        What would enter the layer.
+
+    Raises
+    ------
+    RuntimeError
+        If the model did not come to that layer.
+    """
+    layer.forward = _read_out
+    try:
+        model(**inputs)
+    except _End as end:
+        return end.states
+    finally:
+        del layer.forward
+    raise RuntimeError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
+
+
+def start_at(layers: nn.ModuleList, first_layer: int) -> RemovableHandle:
+    """Make a model start at a layer, from states given by :class:`enter`.
+
+    Everything around the layers (positions, masks, final norm, pooling) stays the model's own, for any family.
+
+    Parameters
+    ----------
+    layers : ModuleList
+        The model's layers, changed in place: what is below ``first_layer`` does not run.
+    first_layer : int
+        The lowest layer that runs.
+
+    Returns
+    -------
+    entry : RemovableHandle
+        To be removed before the model is made to start elsewhere.
+    """
+    for index, layer in enumerate(layers):
+        if index < first_layer:
+            layer.forward = _skip
+        elif layer.__dict__.get("forward") is _skip:
+            del layer.forward
+    return layers[first_layer].register_forward_pre_hook(_inject, with_kwargs=True)
+
+
+def _inject(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    states, _ = _entering.get()
+    if args:
+        return (states, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": states}
+
+
+class enter:
+    """Context in which a model cut by :func:`start_at` continues from these states; one per thread.
+
+    Parameters
+    ----------
+    states : Tensor of shape (n_texts, n_tokens, hidden_size)
+        The states, padded on the right.
+    attention_mask : Tensor of shape (n_texts, n_tokens), dtype int64
+        1 where a token is no padding.
+    """
+
+    def __init__(self, states: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        self.entering = states, attention_mask.sum(dim=1) - 1
+
+    def __enter__(self) -> None:
+        self._token = _entering.set(self.entering)
+
+    def __exit__(self, *error: Any) -> None:
+        _entering.reset(self._token)
+
+
+def read_pooled_alone(model: PreTrainedModel, layers: nn.ModuleList) -> None:
+    """Let a decoder compute only what its head reads: the last token of each text.
+
+    Behind the attention of the last layer nothing passes between positions, so its output projection, its feed-forward
+    part, the final norm and the head see that token alone; the residual stream beside them is added by broadcasting,
+    and is right at that position. Models whose modules have other names run as they are.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Changed in place.
+    layers : ModuleList
+        Its layers.
+    """
+    head = head_modules(model)
+    if list(head) != ["score"]:  # the head of decoders, which pools at the last token
+        return
+    last = dict(layers[-1].named_modules())
+    behind = [last[name] for names in _POSITION_WISE if set(names) <= set(last) for name in names]
+    final_norm = getattr(model.base_model, "norm", None) if behind else None
+    for module in (*behind, final_norm, head["score"]):
+        if module is not None:
+            module.register_forward_pre_hook(_keep_pooled)
+    head["score"].register_forward_hook(_spread)
+
+
+def _keep_pooled(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    states, *rest = args
+    if states.shape[1] == 1:
+        return args
+    _, pooled = _entering.get()
+    return states[torch.arange(len(states), device=states.device), pooled][:, None], *rest
+
+
+def _spread(head: nn.Module, args: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Give the pooled position's logits to all positions: the model picks the pooled one."""
+    return logits.expand(-1, _entering.get()[0].shape[1], -1)

@@ -1,0 +1,91 @@
+"""Answers with a trained part: logits in the order of the texts, and what was answered before."""
+
+from collections.abc import Hashable, Sequence
+from threading import Lock
+
+import numpy as np
+import torch
+from joblib import Memory
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from .batching import pad_texts
+from .fixed_shapes import batches_of_fixed_shape, fill_up
+from .pairs import Pair
+from .prefix import PrefixStates, compute_prefix_states
+from .states_store import between_fits
+from .trained_part import TrainedPart
+
+_TEXTS_TOGETHER = 1024
+_MOST_ANSWERS = 2**16
+
+
+class KnownAnswers:
+    """The probabilities that a fitted classifier gave, so that it computes none twice; the oldest give way."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[Pair, Hashable], NDArray[np.float64]] = {}
+        self._lock = Lock()
+
+    def look_up(self, pairs: Sequence[Pair], written: Hashable) -> dict[Pair, NDArray[np.float64]]:
+        """Return the known answers to some pairs, written as text in this way."""
+        with self._lock:
+            return {pair: self._answers[pair, written] for pair in pairs if (pair, written) in self._answers}
+
+    def note(self, answers: dict[Pair, NDArray[np.float64]], written: Hashable) -> None:
+        """Keep answers to pairs that were written as text in this way."""
+        with self._lock:
+            self._answers |= {(pair, written): answer for pair, answer in answers.items()}
+            for oldest in list(self._answers)[: max(0, len(self._answers) - _MOST_ANSWERS)]:
+                del self._answers[oldest]
+
+
+def predict_logits(
+    part: TrainedPart,
+    token_ids: Sequence[list[int]],
+    memory: Memory | None = None,
+    *,
+    show_progress: bool = False,
+) -> NDArray[np.float64]:
+    """Compute logits.
+
+    Parameters
+    ----------
+    part : TrainedPart
+        In evaluation mode.
+    token_ids : sequence of list of int
+        The texts.
+    memory : Memory, default=None
+        See :func:`~sklearn_irt.prefix.compute_prefix_states`.
+    show_progress : bool, default=False
+        Whether to show a bar.
+
+    Returns
+    -------
+    logits : ndarray of shape (n_texts, n_classes), dtype float64
+        One row a text. It does not depend on what other texts there are, but for the last bit of fp32 (see
+        :mod:`~sklearn_irt.fixed_shapes`).
+    """
+    order = np.argsort([len(ids) for ids in token_ids], kind="stable")
+    logits = np.empty((len(token_ids), part.n_classes))
+    bar = tqdm(total=len(token_ids), desc="Predicting", unit="text", disable=not show_progress)
+    with bar:
+        # Not all at once: the prefix states of a hundred thousand texts would fill a laptop's memory.
+        for start in range(0, len(order), _TEXTS_TOGETHER):
+            texts = order[start : start + _TEXTS_TOGETHER]
+            chosen = [token_ids[text] for text in texts]
+            states = compute_prefix_states(part.backbone, chosen, part.first_layer, between_fits, memory)
+            logits[texts] = _logits_of(part, states)
+            bar.update(len(texts))
+    return logits
+
+
+def _logits_of(part: TrainedPart, states: PrefixStates) -> NDArray[np.float64]:
+    logits = np.empty((len(states), part.n_classes))
+    pad_token_id = part.backbone.tokenizer.pad_token_id
+    for texts, n_rows, width in batches_of_fixed_shape(states.lengths):
+        inputs = pad_texts([states[text] for text in fill_up(texts, n_rows)], pad_token_id, width)
+        with torch.inference_mode():
+            batch = part(**{name: tensor.to(part.backbone.device) for name, tensor in inputs.items()})
+        logits[texts] = batch[: len(texts)].float().cpu().numpy()
+    return logits
