@@ -35,6 +35,7 @@ BACKBONE = "smollm2-135m"
 BATCH_SIZE = 8
 MAX_LENGTH = 192
 PAPER_LENGTH = 256
+# Between 2e-4, the custom for large LLMs, and the 2e-3 of IRTuningClassifier; no other was tried (see --trainer-rate).
 TRAINER_RATE = 1e-3
 PAPER_LEARNING_RATE = 2e-4
 SKORCH_LEARNING_RATE = 5e-5
