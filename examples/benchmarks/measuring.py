@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,8 +49,13 @@ def load_parts(data: str | None, n_pairs: int | None = None, seed: int = 0) -> t
 
 def measure(estimator: Any, *parts: Any) -> dict[str, Any]:
     """Fit on train and judge on dev, in a process of its own, so that the peak of its memory is this run's."""
+    return in_own_process(_measure_here, estimator, *parts)
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, which ends with it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_measure_here, estimator, *parts).result()
+        return process.submit(function, *arguments).result()
 
 
 def _measure_here(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""IRTuningClassifier measured against its rivals: a fit, a second one, a grid search, predictions; run by speed.py."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from costs import now, peak_memory, restart_peak_memory, seconds_of
+from peft.tuners.lora import LoraLayer
+from rivals import BACKBONE, load_plain_model, write_texts
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from transformers import pipeline
+
+from sklearn_irt import IRTuningClassifier
+from sklearn_irt.backbone import describe_backbone, find_stack, get_layers, head_modules, load_tokenizer
+from sklearn_irt.pairs import read_pairs
+from sklearn_irt.precision import DTYPES, count_operations, product_rate, product_size
+from sklearn_irt.prefix import compute_prefix_states
+from sklearn_irt.tokenization import tokenize_pairs
+from sklearn_irt.training import predict_logits
+
+GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
+
+
+def measure_ours(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, Any]:
+    X, y, X_dev, y_dev = parts
+    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
+    resting, start = restart_peak_memory(device), now()
+    classifier.fit(X, y)
+    seconds, cpu_seconds = (now() - start).round(2).tolist()
+    figures = {
+        "train_seconds": seconds,
+        "train_cpu_seconds": cpu_seconds,
+        "seconds_to_best": seconds,
+        "peak_memory_mb": peak_memory(device) - resting,
+        "precision": classifier.precision_,
+    }
+    macro_f1 = round(float(f1_score(y_dev, classifier.predict(X_dev), average="macro")), 4)
+    figures |= {"macro_f1": macro_f1, "best_macro_f1": macro_f1}
+    figures["epochs_reached"] = [{"seconds": seconds, "cpu_seconds": cpu_seconds, "macro_f1": macro_f1}]
+    figures |= least_seconds(classifier, X)
+    other_rate = clone(classifier).set_params(learning_rate=classifier.learning_rate / 2)
+    figures["second_fit_seconds"] = seconds_of(lambda: other_rate.fit(X, y))
+    return figures | predicting(classifier, X, device)
+
+
+def least_seconds(classifier: IRTuningClassifier, X: Any) -> dict[str, float]:
+    """Return what the matrix products of a fit, and of a training step, take at the rate of a bare matrix product."""
+    backbone = classifier.net_.module_.backbone
+    size = describe_backbone(backbone.model.config, classifier.n_layers)
+    prefix_share = classifier.candidate_layers_[0] / size.n_layers
+    classes = [str(label) for label in classifier.classes_]
+    tokens = tokenize_pairs(read_pairs(X), backbone.tokenizer, classifier.pair_format, classes, classifier.max_length)
+    epoch_tokens = tokens.lengths.sum(axis=1).mean()
+    rate = product_rate(classifier.precision_, *product_size(backbone.model.config), backbone.device)
+    fit = count_operations(
+        size.n_layer_parameters, sum(map(len, tokens.token_ids)), epoch_tokens, prefix_share, classifier.max_epochs
+    )
+    steps = count_operations(size.n_layer_parameters, 0, epoch_tokens, prefix_share, classifier.max_epochs)
+    n_steps = len(classifier.active_layers_)
+    return {
+        "product_rate": rate,
+        "least_fit_seconds": fit / rate,
+        "least_seconds_a_step": steps / n_steps / rate,
+        "seconds_a_step": sum(epoch["dur"] for epoch in classifier.history_) / n_steps,
+    }
+
+
+def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> dict[str, float]:
+    """Time the training pairs' probabilities, ours (of three views a pair) and a transformers pipeline's (of one)."""
+    texts = write_texts(X, "inline-diff", classifier.classes_)
+    tokenizer = load_tokenizer(BACKBONE)
+    tokenizer.truncation_side = "left"
+    model = merged_model(classifier).to(device)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32, device=device)
+    options = {"top_k": None, "truncation": True, "max_length": classifier.max_length}
+    figures = {
+        "first_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
+        "again_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
+        "pipeline_pairs_a_second": len(texts) / seconds_of(lambda: classify(texts, **options)),
+    }
+    some = texts[:100]
+    token_ids = tokenizer(some, truncation=True, max_length=classifier.max_length)["input_ids"]
+    states = compute_prefix_states(classifier.net_.module_.backbone, token_ids, classifier.net_.module_.first_layer)
+    ours = softmax(predict_logits(classifier.net_, states), axis=1)
+    scores = [{score["label"]: score["score"] for score in scores} for scores in classify(some, **options)]
+    theirs = np.array([[of_text[str(label)] for label in classifier.classes_] for of_text in scores])
+    return figures | {"pipeline_difference": float(np.abs(ours - theirs).max())}
+
+
+def merged_model(classifier: IRTuningClassifier) -> Any:
+    """Put adapters and head into the plain model, which then needs neither peft nor this package."""
+    trained = classifier.net_.module_.model
+    plain = load_plain_model(torch.float32, len(classifier.classes_)).eval()
+    del get_layers(plain, find_stack(plain))[classifier.n_layers_ :]
+    with torch.no_grad():
+        for name, module in trained.named_modules():
+            if isinstance(module, LoraLayer):
+                plain.get_submodule(name).weight += module.get_delta_weight(module.active_adapters[0]).cpu()
+    for head, trained_head in zip(head_modules(plain), head_modules(trained), strict=True):
+        head.load_state_dict(trained_head.state_dict())
+    plain.config.id2label = {index: str(label) for index, label in enumerate(classifier.classes_)}
+    return plain.to(DTYPES[classifier.precision_])
+
+
+def measure_grid(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, float]:
+    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
+    search = GridSearchCV(classifier, GRID, scoring="f1_macro", cv=3, refit=False)
+    resting = restart_peak_memory(device)
+    seconds = seconds_of(lambda: search.fit(*parts[:2]))
+    return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}
+
+
+def measure_fold(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, float]:
+    """Measure what the grid does twelve times: a fit on two thirds of the pairs, and the score on the rest."""
+    X, y = parts[:2]
+    train, test = next(StratifiedKFold(3).split(X, y))
+    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
+    resting = restart_peak_memory(device)
+    seconds = seconds_of(lambda: classifier.fit(X.iloc[train], y.iloc[train]).predict(X.iloc[test]))
+    return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}
