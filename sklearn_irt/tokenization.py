@@ -1,6 +1,7 @@
 """Turns pairs into token ids, cut around the edits where they are too long."""
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,10 @@ class TokenizedPairs(NamedTuple):
     def lengths(self) -> NDArray[np.intp]:
         """Number of tokens of each pair, of shape (n_pairs,)."""
         return np.array([len(ids) for ids in self.token_ids])[self.texts]
+
+
+# A fast tokenizer keeps whether it cuts texts as its state, and all estimators of a backbone share one, in any thread.
+_tokenizing = Lock()
 
 
 def tokenize_pairs(
@@ -56,7 +61,8 @@ def tokenize_pairs(
     """
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
-        return tokenizer(texts, split_special_tokens=True, verbose=False, **options)["input_ids"]
+        with _tokenizing:
+            return tokenizer(texts, split_special_tokens=True, verbose=False, **options)["input_ids"]
 
     def fits(text: str) -> bool:
         return len(tokenize([text])[0]) <= max_length

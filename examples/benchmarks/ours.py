@@ -14,12 +14,13 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from transformers import pipeline
 
 from sklearn_irt import IRTuningClassifier
-from sklearn_irt.backbone import describe_backbone, find_stack, get_layers, head_modules, load_tokenizer
+from sklearn_irt.backbone import describe_backbone, find_stack, get_layers, load_tokenizer
+from sklearn_irt.head import head_modules
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.precision import DTYPES, count_operations, product_rate, product_size
-from sklearn_irt.prefix import compute_prefix_states
+from sklearn_irt.predicting import predict_logits
+from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
-from sklearn_irt.training import predict_logits
 
 GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
 
@@ -52,8 +53,10 @@ def least_seconds(classifier: IRTuningClassifier, X: Any) -> dict[str, float]:
     size = describe_backbone(backbone.model.config, classifier.n_layers)
     prefix_share = classifier.candidate_layers_[0] / size.n_layers
     classes = [str(label) for label in classifier.classes_]
-    tokens = tokenize_pairs(read_pairs(X), backbone.tokenizer, classifier.pair_format, classes, classifier.max_length)
-    epoch_tokens = tokens.lengths.sum(axis=1).mean()
+    tokens = tokenize_pairs(
+        read_pairs(X), backbone.tokenizer, classifier.pair_format, classes, classifier.context, classifier.max_length
+    )
+    epoch_tokens = tokens.lengths.sum()
     rate = product_rate(classifier.precision_, *product_size(backbone.model.config), backbone.device)
     fit = count_operations(
         size.n_layer_parameters, sum(map(len, tokens.token_ids)), epoch_tokens, prefix_share, classifier.max_epochs
@@ -69,13 +72,14 @@ def least_seconds(classifier: IRTuningClassifier, X: Any) -> dict[str, float]:
 
 
 def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> dict[str, float]:
-    """Time the training pairs' probabilities, ours (of three views a pair) and a transformers pipeline's (of one)."""
+    """Time the training pairs' probabilities, ours and a transformers pipeline's."""
     texts = write_texts(X, "inline-diff", classifier.classes_)
     tokenizer = load_tokenizer(BACKBONE)
     tokenizer.truncation_side = "left"
     model = merged_model(classifier).to(device)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32, device=device)
     options = {"top_k": None, "truncation": True, "max_length": classifier.max_length}
+    between_fits.clear()  # a prediction of texts that no fit has seen
     figures = {
         "first_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
         "again_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
@@ -83,8 +87,7 @@ def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> 
     }
     some = texts[:100]
     token_ids = tokenizer(some, truncation=True, max_length=classifier.max_length)["input_ids"]
-    states = compute_prefix_states(classifier.net_.module_.backbone, token_ids, classifier.net_.module_.first_layer)
-    ours = softmax(predict_logits(classifier.net_, states), axis=1)
+    ours = softmax(predict_logits(classifier.net_.module_, token_ids), axis=1)
     scores = [{score["label"]: score["score"] for score in scores} for scores in classify(some, **options)]
     theirs = np.array([[of_text[str(label)] for label in classifier.classes_] for of_text in scores])
     return figures | {"pipeline_difference": float(np.abs(ours - theirs).max())}
@@ -99,8 +102,8 @@ def merged_model(classifier: IRTuningClassifier) -> Any:
         for name, module in trained.named_modules():
             if isinstance(module, LoraLayer):
                 plain.get_submodule(name).weight += module.get_delta_weight(module.active_adapters[0]).cpu()
-    for head, trained_head in zip(head_modules(plain), head_modules(trained), strict=True):
-        head.load_state_dict(trained_head.state_dict())
+    for name, head in head_modules(trained).items():
+        plain.get_submodule(name).load_state_dict(head.state_dict())
     plain.config.id2label = {index: str(label) for index, label in enumerate(classifier.classes_)}
     return plain.to(DTYPES[classifier.precision_])
 

@@ -49,7 +49,7 @@ def last_token_states(name, X):
     """Return what leaves the embedding and each layer, of shape (n_layers + 1, n_pairs, hidden_size)."""
     device = choose_device("auto")
     precision = choose_precision("auto", *product_size(load_config(name)), device)
-    backbone = load_backbone(name, n_classes=2, precision=precision, device=device, seed=0)
+    backbone = load_backbone(name, precision=precision, device=device)
     tokenized = tokenize_pairs(read_pairs(X), backbone.tokenizer, "inline-diff", [], context=8, max_length=192)
     texts = [tokenized.token_ids[text] for text in tokenized.texts]
     order = np.argsort([len(ids) for ids in texts], kind="stable")

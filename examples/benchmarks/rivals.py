@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from sklearn_irt import IRTuningClassifier
 from sklearn_irt.backbone import find_stack, get_layers, load_tokenizer
 from sklearn_irt.backbone_files import locate_backbone, quiet_transformers
 from sklearn_irt.pair_format import write_pair
@@ -49,8 +50,9 @@ PRECISIONS = {
 
 
 def write_texts(X: Any, pair_format: str, classes: np.ndarray) -> list[str]:
-    """Write pairs as IRTuningClassifier does, in the first of its views."""
-    return [write_pair(pair, pair_format, [str(label) for label in classes]) for pair in read_pairs(X)]
+    """Write pairs as IRTuningClassifier does."""
+    context = IRTuningClassifier().context
+    return [write_pair(pair, pair_format, [str(label) for label in classes], context) for pair in read_pairs(X)]
 
 
 def load_model(precision: str, n_classes: int, dropout: float, device: torch.device, seed: int) -> Any:
@@ -191,7 +193,8 @@ def train_as_paper(parts: Any, seed: int, epochs: int, device: torch.device, pre
     layers = get_layers(model, find_stack(model))
     adapters = {layer: trained_parameters(module) for layer, module in enumerate(layers)}
     selection = GradientNormSelection(variant="reference")
-    selection.begin(list(adapters), np.random.RandomState(seed))
+    n_steps = -(-len(y) // BATCH_SIZE)
+    selection.begin(list(adapters), np.random.RandomState(seed), n_layers=len(layers), steps_per_epoch=n_steps)
     optimizer = torch.optim.AdamW(trained, lr=PAPER_LEARNING_RATE, weight_decay=0.0)
 
     progress = Progress(lambda: judge(model, tokenizer, dev_texts, dev_labels, PAPER_LENGTH, context))
