@@ -115,6 +115,6 @@ class _AdaptedProduct(torch.autograd.Function):
         inputs, folded, A, B = ctx.saved_tensors
         inputs_gradient = gradient @ folded if ctx.needs_input_grad[0] else None
         rows, gradient = inputs.reshape(-1, inputs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        A_gradient = ctx.scaling * ((gradient @ B).T @ rows).float()
-        B_gradient = ctx.scaling * (gradient.T @ (rows @ A.T)).float()
+        A_gradient = ((gradient @ (ctx.scaling * B)).T @ rows).float()
+        B_gradient = ((rows @ (ctx.scaling * A).T).T @ gradient).T.float()
         return inputs_gradient, None, None, A_gradient, B_gradient, None

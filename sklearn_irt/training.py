@@ -1,5 +1,7 @@
 """Trains adapters and head: the skorch net of one fit."""
 
+import ctypes
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +102,15 @@ class LayerwiseNet(NeuralNetClassifier):
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Let glibc return to the system what the tensors of a fit leave behind; other libraries do so by themselves."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def build_net(
