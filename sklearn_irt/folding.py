@@ -79,20 +79,21 @@ class FoldedLinear:
         outputs : Tensor of shape (..., n_outputs), dtype of the frozen weight
         """
         A, B = self.lora_A.weight, self.lora_B.weight
-        if torch.is_grad_enabled() and A.requires_grad:
-            self._folded = None
-            return _AdaptedProduct.apply(inputs, self._fold(A, B), self.bias, A, B, self.scaling)
-        return linear(inputs, self._fold_once(A, B), self.bias)
+        if not A.requires_grad:
+            return linear(inputs, self._fold_once(A, B), self.bias)
+        self._folded = None  # an optimizer may change A and B at any time, and a fused one leaves no trace in them
+        folded = self._fold(A, B)
+        if torch.is_grad_enabled():
+            return _AdaptedProduct.apply(inputs, folded, self.bias, A, B, self.scaling)
+        return linear(inputs, folded, self.bias)
 
     def _fold_once(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        # The version of a tensor counts the times that it was written to, except by a fused optimizer: what it may have
-        # changed was folded in training, and is folded again.
+        # The version of a tensor counts the times that it was written to: a loaded state is folded anew.
         with self._lock:
             of = (A.data_ptr(), A._version, B.data_ptr(), B._version)
             if self._folded is None or of != self._folded_of:
-                self._folded, self._folded_of = None, of
                 with torch.inference_mode(False):
-                    self._folded = self._fold(A, B)
+                    self._folded, self._folded_of = self._fold(A, B), of
             return self._folded
 
     @torch.no_grad()

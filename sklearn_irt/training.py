@@ -97,6 +97,7 @@ class LayerwiseNet(NeuralNetClassifier):
     def release_training_state(self) -> None:
         """Drop what only training needs: gradients, optimizer state, schedule and copies of the weights."""
         self.module_.zero_grad(set_to_none=True)
+        self.module_.requires_grad_(False)
         self.module_.start_from(self.module_.first_layer)
         self.module_.eval()
         self.optimizer_ = None
