@@ -11,7 +11,7 @@ from sklearn_irt.trained_part import TrainedPart
 
 @pytest.fixture
 def backbone(tiny_llama):
-    return load_backbone(tiny_llama, n_classes=3, precision="fp32", device=torch.device("cpu"), seed=0)
+    return load_backbone(tiny_llama, precision="fp32", device=torch.device("cpu"))
 
 
 def layers_with_adapters(part):
@@ -32,25 +32,25 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("layers", [[2, 3], [1, 3], [0, 1, 2, 3]])
 def test_adapters_go_into_the_candidate_layers_only(backbone, config, layers):
-    part = TrainedPart(backbone, layers, config, seed=0)
+    part = TrainedPart(backbone, layers, config, n_classes=3, seed=0)
     assert layers_with_adapters(part) == set(layers)
     assert set(part.layer_parameters()) == set(layers)
 
 
 def test_excluded_modules_of_the_user_stay_excluded(backbone):
-    part = TrainedPart(backbone, [2, 3], CONFIGS[4], seed=0)
+    part = TrainedPart(backbone, [2, 3], CONFIGS[4], n_classes=3, seed=0)
     assert not [name for name in part.state_dict() if "o_proj" in name]
 
 
 def test_the_default_adapter_is_on_all_seven_projections_with_rank_16(backbone):
-    part = TrainedPart(backbone, [3], adapter_config("lora"), seed=0)
+    part = TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=0)
     # rank * (inputs + outputs): q, k, v, o of a model of width 32 with key and value of width 16; gate, up, down of 48
     expected = 16 * ((32 + 32) + (32 + 16) + (32 + 16) + (32 + 32) + 3 * (32 + 48))
     assert sum(p.numel() for p in part.layer_parameters()[3]) == expected
 
 
 def test_dropout_of_rate_0_adds_no_module(backbone):
-    part = TrainedPart(backbone, [3], adapter_config("lora"), seed=0)
+    part = TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=0)
     adapters = [module for name, module in part.named_modules() if "lora" in name]
     assert adapters
     assert not [module for module in adapters if isinstance(module, torch.nn.Dropout)]
@@ -58,15 +58,15 @@ def test_dropout_of_rate_0_adds_no_module(backbone):
 
 def test_the_users_configuration_is_left_as_it_was(backbone):
     config = LoraConfig(r=2, target_modules="all-linear")
-    TrainedPart(backbone, [3], adapter_config(config), seed=0)
+    TrainedPart(backbone, [3], adapter_config(config), n_classes=3, seed=0)
     assert config.target_modules == "all-linear"
     assert config.exclude_modules is None
 
 
 def test_a_configuration_that_trains_biases_leaves_the_shared_backbone_alone(backbones):
-    backbone = load_backbone(backbones["bert"], n_classes=3, precision="fp32", device=torch.device("cpu"), seed=0)
+    backbone = load_backbone(backbones["bert"], precision="fp32", device=torch.device("cpu"))
     config = LoraConfig(r=2, target_modules=["query"], bias="lora_only")
-    part = TrainedPart(backbone, [3], config, seed=0)
+    part = TrainedPart(backbone, [3], config, n_classes=3, seed=0)
     biases = [p for p in part.layer_parameters()[3] if p.dim() == 1]
     assert biases
     shared = {id(p) for p in backbone.model.parameters()}
@@ -76,13 +76,13 @@ def test_a_configuration_that_trains_biases_leaves_the_shared_backbone_alone(bac
 
 def test_an_adapter_without_parameters_in_the_layers_is_refused(backbone):
     with pytest.raises(ValueError, match="LoraConfig does not fit"):
-        TrainedPart(backbone, [3], LoraConfig(target_modules=["no_such_module"]), seed=0)
+        TrainedPart(backbone, [3], LoraConfig(target_modules=["no_such_module"]), n_classes=3, seed=0)
     with pytest.raises(ValueError, match="PromptTuningConfig cannot be restricted to layers"):
-        TrainedPart(backbone, [3], PromptTuningConfig(num_virtual_tokens=2), seed=0)
+        TrainedPart(backbone, [3], PromptTuningConfig(num_virtual_tokens=2), n_classes=3, seed=0)
 
 
 def test_frozen_weights_exist_once_for_all_trained_parts(backbone):
-    parts = [TrainedPart(backbone, [3], adapter_config("lora"), seed) for seed in (0, 1)]
+    parts = [TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=seed) for seed in (0, 1)]
     shared = {p.data_ptr() for p in backbone.model.parameters()}
     for part in parts:
         own = [p for p in part.parameters() if p.data_ptr() not in shared]
@@ -92,10 +92,10 @@ def test_frozen_weights_exist_once_for_all_trained_parts(backbone):
 
 
 def test_state_dict_holds_adapters_and_head_and_loads_back(backbone):
-    part, other = (TrainedPart(backbone, [2, 3], adapter_config("lora"), seed) for seed in (0, 1))
+    part, other = (TrainedPart(backbone, [2, 3], adapter_config("lora"), n_classes=3, seed=seed) for seed in (0, 1))
     assert all("lora_" in name or "score" in name for name in part.state_dict())
     assert not all(torch.equal(part.state_dict()[name], other.state_dict()[name]) for name in part.state_dict())
     other.load_state_dict(part.state_dict())
     assert all(torch.equal(part.state_dict()[name], other.state_dict()[name]) for name in part.state_dict())
     with pytest.raises(ValueError, match="do not belong"):
-        TrainedPart(backbone, [3], adapter_config("lora"), seed=0).load_state_dict(part.state_dict())
+        TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=0).load_state_dict(part.state_dict())

@@ -12,13 +12,36 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, T5Config
 
 from sklearn_irt import backbone_files
-from sklearn_irt.backbone import describe_backbone, find_stack, load_backbone, load_config, load_tokenizer
+from sklearn_irt.adapters import adapter_config
+from sklearn_irt.backbone import (
+    describe_backbone,
+    drop_upper_layers,
+    find_stack,
+    get_layers,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+)
 from sklearn_irt.backbone_files import locate_backbone
+from sklearn_irt.head import replace_head
+from sklearn_irt.partial_model import share_weights
+from sklearn_irt.randomness import isolated_seed
+from sklearn_irt.trained_part import TrainedPart
 
 
 def load(folder, **arguments):
-    defaults = {"n_classes": 3, "precision": "fp32", "device": torch.device("cpu"), "seed": 0}
-    return load_backbone(folder, **{**defaults, **arguments})
+    return load_backbone(folder, **{"precision": "fp32", "device": torch.device("cpu"), **arguments})
+
+
+def without_upper_layers(backbone, n_layers):
+    model = share_weights(backbone.model)
+    drop_upper_layers(get_layers(model, backbone.stack), n_layers)
+    return model
+
+
+def head_of(backbone, n_classes=3, seed=0):
+    part = TrainedPart(backbone, [3], adapter_config("lora"), n_classes=n_classes, seed=seed)
+    return part.model.score.weight.detach()
 
 
 @pytest.mark.parametrize(
@@ -27,11 +50,11 @@ def load(folder, **arguments):
 def test_the_stack_of_layers_is_found_from_the_model_itself(backbones, family, stack):
     backbone = load(backbones[family])
     assert backbone.stack == stack
-    assert backbone.n_layers == 4
+    assert len(get_layers(backbone.model, stack)) == 4
 
 
 def test_a_model_without_a_stack_of_layers_says_so(backbones):
-    model = load(backbones["llama"]).model
+    model = share_weights(load(backbones["llama"]).model)
     model.model.layers = nn.ModuleList([nn.Identity()])
     with pytest.raises(ValueError, match="No stack of transformer layers was found in LlamaForSequenceClassification"):
         find_stack(model)
@@ -47,12 +70,14 @@ def test_layers_and_parameters_are_counted_without_weights(backbones):
 @pytest.mark.parametrize(("n_layers", "kept"), [("all", 4), (4, 4), (3, 3), (1, 1), (1.0, 4), (0.6, 2), (0.01, 1)])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_lower_layers_that_are_kept_run_as_in_a_model_that_has_no_others(backbones, family, n_layers, kept):
-    backbone = load(backbones[family], n_layers=n_layers)
-    assert backbone.n_layers == kept
+    backbone = load(backbones[family])
+    cut = without_upper_layers(backbone, n_layers)
+    assert len(get_layers(cut, backbone.stack)) == kept
+    assert len(get_layers(backbone.model, backbone.stack)) == 4
     alone = AutoModel.from_pretrained(backbones[family], num_hidden_layers=kept, attn_implementation="eager").eval()
     ids = torch.tensor([[5, 9, 33, 7]])
     with torch.no_grad():
-        states = (model(ids).last_hidden_state for model in (backbone.model.base_model, alone))
+        states = (model(ids).last_hidden_state for model in (cut.base_model, alone))
         torch.testing.assert_close(*states)
 
 
@@ -62,10 +87,11 @@ def test_a_family_that_lists_the_kind_of_each_layer_loses_its_upper_ones_too(bac
     config = Qwen2Config(**sizes, vocab_size=600, num_hidden_layers=4, layer_types=kinds, use_sliding_window=True)
     AutoModel.from_config(config).save_pretrained(tmp_path)
     load_tokenizer(backbones["llama"]).save_pretrained(tmp_path)
-    backbone = load(tmp_path, n_layers=2)
-    assert backbone.n_layers == 2
-    assert backbone.model(torch.tensor([[5, 9, 33, 7]])).logits.shape == (1, 3)
-    assert pickle.loads(pickle.dumps(backbone)).n_layers == 2
+    part = TrainedPart(load(tmp_path), [1], adapter_config("lora"), n_classes=3, seed=0, n_layers=2).eval()
+    for cut in (part, pickle.loads(pickle.dumps(part))):
+        assert len(get_layers(cut.model, cut.backbone.stack)) == 2
+        ids = torch.tensor([[5, 9, 33, 7]])
+        assert cut(torch.ones(1, 4, 32), ids, torch.ones_like(ids)).shape == (1, 3)
 
 
 def test_layers_that_do_not_run_are_counted_in_the_whole_model_alone(backbones):
@@ -89,9 +115,21 @@ def test_everything_is_frozen(backbones):
 
 
 def test_the_head_depends_on_the_seed_alone(tiny_llama):
-    heads = [load(tiny_llama, seed=seed).model.score.weight for seed in (0, 0, 1)]
+    heads = [head_of(load(tiny_llama), seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_a_trained_part_has_the_head_that_its_seed_gives_to_a_copy_of_the_backbone(backbones, family):
+    backbone = load(backbones[family])
+    part = TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=5)
+    copy = share_weights(backbone.model)
+    with isolated_seed(5, torch.device("cpu")):
+        replace_head(copy, 3, backbone.drawn)
+    head = {name: tensor for name, tensor in part.model.state_dict().items() if name.startswith(("score", "classif"))}
+    assert head
+    assert all(torch.equal(tensor, copy.state_dict()[name]) for name, tensor in head.items())
 
 
 def test_pickled_weights_are_refused_unless_the_user_says_otherwise(tiny_llama, tmp_path):
@@ -167,12 +205,21 @@ def test_incomplete_weights_are_refused_by_name(tiny_llama, tmp_path):
 def test_a_head_for_other_classes_is_replaced(tiny_llama, tmp_path):
     AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=7).save_pretrained(tmp_path)
     load_tokenizer(tiny_llama).save_pretrained(tmp_path)
-    assert load(tmp_path).model.score.weight.shape == (3, 32)
+    assert head_of(load(tmp_path)).shape == (3, 32)
+
+
+def test_a_head_of_the_file_for_as_many_classes_is_kept(tiny_llama, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=3)
+    model.save_pretrained(tmp_path)
+    load_tokenizer(tiny_llama).save_pretrained(tmp_path)
+    assert all(torch.equal(head_of(load(tmp_path), seed=seed), model.score.weight) for seed in (0, 1))
 
 
 def test_the_users_attention_kernel_is_taken(tiny_llama):
-    assert load(tiny_llama).model.config._attn_implementation == "eager"
-    assert load(tiny_llama, options={"attn_implementation": "sdpa"}).model.config._attn_implementation == "sdpa"
+    for kernel in ("eager", "sdpa"):
+        loaded = load(tiny_llama, options={"attn_implementation": kernel})
+        assert loaded.model.config._attn_implementation == kernel
+    assert load(tiny_llama).model.config._attn_implementation not in ("eager", "sdpa")
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):

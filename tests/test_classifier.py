@@ -21,6 +21,7 @@ from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
 from sklearn_irt import FixedSelection, GradientNormSelection
+from sklearn_irt.states_store import between_fits
 
 
 @pytest.fixture(scope="session")
@@ -407,6 +408,7 @@ def test_bad_input_is_refused_before_weights_are_loaded(
 
 def test_verbose_says_what_was_chosen_and_shows_progress(make_classifier, revisions, capsys):
     X, y = revisions
+    between_fits.clear()
     make_classifier(verbose=1).fit(X, y)
     printed = capsys.readouterr()
     assert "Computing in fp32 on cpu; layers 2-3 may train, of 4 that run." in printed.out

