@@ -8,6 +8,7 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 NAME = "sklearn_irt_grouped"
 
@@ -32,8 +33,11 @@ def choose_attention(config: PreTrainedConfig, device: torch.device) -> dict[str
     """
     if device.type != "cpu":
         return {}
+    model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    # Some families choose their attention among classes of their own, and some have none that is just a softmax.
+    takes_ours = getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa
     caps_scores = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return {"attn_implementation": "eager" if caps_scores else NAME}
+    return {"attn_implementation": NAME if takes_ours and not caps_scores else "eager"}
 
 
 def attend(
@@ -83,7 +87,8 @@ def attend(
             "use backbone_options={'attn_implementation': 'eager'}."
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)):
+    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if not learns and not dropout:
         grouped = query.shape[1] != key.shape[1]
         outputs = scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=grouped)
         return outputs.transpose(1, 2).contiguous(), None

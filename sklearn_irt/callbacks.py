@@ -26,6 +26,8 @@ class SelectedLayers(Callback):
         The strategy; its fit must have begun.
     states : PrefixStates
         Those of the texts of the fit; they are changed as the prefix grows.
+    n_steps_planned : int
+        Steps of the whole fit.
 
     Attributes
     ----------
@@ -35,9 +37,10 @@ class SelectedLayers(Callback):
         The layers in training at each step.
     """
 
-    def __init__(self, selection: LayerSelection, states: PrefixStates) -> None:
+    def __init__(self, selection: LayerSelection, states: PrefixStates, n_steps_planned: int) -> None:
         self.selection = selection
         self.states = states
+        self.n_steps_planned = n_steps_planned
 
         self.scores_: list[NDArray[np.float64]] = []
         self.active_: list[NDArray[np.bool_]] = []
@@ -54,7 +57,7 @@ class SelectedLayers(Callback):
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, **kwargs: Any) -> None:
         """Switch the layers for the next step, of which no batch has been made of the states yet."""
-        if training:
+        if training and self.n_steps < self.n_steps_planned:
             self._switch_layers(net)
 
     def _switch_layers(self, net: NeuralNet) -> None:
@@ -63,6 +66,12 @@ class SelectedLayers(Callback):
             for parameter in parameters:
                 _switch(parameter, layer in self._selected, net.optimizer_)
         lowest = self.selection.lowest(self.n_steps)
+        wrong = sorted(self._selected - {layer for layer in self.selection.layers_.tolist() if layer >= lowest})
+        if wrong or not self._selected:
+            raise ValueError(
+                f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, "
+                f"at least one, but it selected {sorted(self._selected)}."
+            )
         if lowest > self._first_layer:
             advance_states(net.module_, self.states, lowest)
             self._first_layer = lowest
@@ -126,6 +135,11 @@ class StepBar(Callback):
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Show the bar."""
         self.bar_ = tqdm(total=self.n_steps, desc="Training", unit="step")
+
+    def close(self) -> None:
+        """End the bar, if training came so far."""
+        if hasattr(self, "bar_"):
+            self.bar_.close()
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, loss: Any = None, **kwargs: Any) -> None:
         """Advance by a step."""

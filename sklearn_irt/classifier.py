@@ -30,7 +30,7 @@ from .precision import (
     product_size,
     warn_of_slow_fit,
 )
-from .predicting import KnownAnswers, predict_logits
+from .predicting import predict_logits
 from .prefix import compute_prefix_states
 from .randomness import own_generator
 from .selection import FullSelection, GradientNormSelection, LayerSelection
@@ -356,7 +356,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 show_progress=self.verbose >= 1,
             )
             states.move_to_roomy(device)
-            selected_layers = SelectedLayers(selection, states)
+            selected_layers = SelectedLayers(selection, states, self.max_epochs * steps_per_epoch)
             net = self._build_net(module, selected_layers, steps_per_epoch, random_state)
             try:
                 train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
@@ -398,17 +398,20 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
+        self._validate_params()
         backbone = self.net_.module_.backbone
         self._check_max_length(backbone.model.config, backbone.tokenizer)
         pairs = self._read_pairs(X, reset=False)
-        # What a pair is written as depends on these, which may have been set anew since the fit.
+        # What a pair is written as depends on these, which may have been set anew since the fit; a callable can change.
         written = (self.pair_format, self.context, self.max_length)
-        answers = self._known_answers.look_up(pairs, written)
+        known = None if callable(self.pair_format) else self.net_.module_.known_answers
+        answers = {} if known is None else known.look_up(pairs, written)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in answers]
         if new:
             found = dict(zip(new, self._compute_probabilities(new), strict=True))
-            self._known_answers.note(found, written)
             answers |= found
+            if known is not None:
+                known.note(found, written)
         return np.array([answers[pair] for pair in pairs])
 
     def _compute_probabilities(self, pairs: list[Pair]) -> NDArray[np.float64]:
@@ -452,14 +455,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         if not self.warm_start or not hasattr(self, "net_"):
             return None
         module = self.net_.module_
-        before = module.backbone.origin
+        backbone, options = self._fitted_backbone
         # Where n_layers changed, other layers are candidates without the user's doing.
         changed_candidates = [] if np.array_equal(layers, self.candidate_layers_) else ["candidate_layers"]
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
             *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
-            *(["backbone"] if absolute(self.backbone) != before["backbone"] else []),
-            *(["backbone_options"] if (self.backbone_options or {}) != (before["options"] or {}) else []),
+            *(["backbone"] if absolute(self.backbone) != backbone else []),
+            *(["backbone_options"] if (self.backbone_options or {}) != options else []),
             *(["adapter"] if adapter_config(self.adapter).to_dict() != module.origin["adapter"].to_dict() else []),
         ]
         if changed:
@@ -521,7 +524,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _keep(self, net: LayerwiseNet, selected_layers: SelectedLayers, classes: NDArray[Any], n_layers: int) -> None:
         net.release_training_state()
         self.net_ = net
-        self._known_answers = KnownAnswers()
+        self._fitted_backbone = absolute(self.backbone), dict(self.backbone_options or {})
         self.classes_ = classes
         self.n_layers_ = n_layers
         self.selection_ = selected_layers.selection
@@ -536,14 +539,6 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
             print(message)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_known_answers"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "net_" in state:
-            self._known_answers = KnownAnswers()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

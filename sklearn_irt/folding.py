@@ -1,4 +1,4 @@
-"""Runs LoRA adapters at the price of the plain layer: folded into its weight, thin products for their own gradients."""
+"""Runs LoRA adapters at little more than the price of the plain layer, in the precision of its frozen weight."""
 
 from threading import Lock
 from typing import Any
@@ -9,9 +9,12 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+# A folded weight is rounded to the precision of the frozen one. What it loses of the adapter may be this share.
+_LARGEST_LOSS = 0.05
 
-def fold_adapters(model: nn.Module) -> bool:
-    """Let every LoRA adapter that can be folded compute folded; the others run as peft wrote them.
+
+def fold_adapters(model: nn.Module) -> list["AdaptedLinear"] | None:
+    """Let every LoRA adapter of a plain kind compute as :class:`AdaptedLinear`; the others run as peft wrote them.
 
     Parameters
     ----------
@@ -20,17 +23,18 @@ def fold_adapters(model: nn.Module) -> bool:
 
     Returns
     -------
-    all_folded : bool
-        Whether nothing of the model computes in peft's way.
+    adapted : list of AdaptedLinear or None
+        The new forward passes; None if some adapter computes in peft's way.
     """
     adapters = [module for module in model.modules() if hasattr(module, "base_layer")]
-    foldable = [module for module in adapters if _can_fold(module)]
-    for module in foldable:
-        module.forward = FoldedLinear(module)
-    return len(foldable) == len(adapters)
+    plain = [module for module in adapters if _is_plain(module)]
+    adapted = [AdaptedLinear(module) for module in plain]
+    for module, forward in zip(plain, adapted, strict=True):
+        module.forward = forward
+    return adapted if len(plain) == len(adapters) else None
 
 
-def _can_fold(module: nn.Module) -> bool:
+def _is_plain(module: nn.Module) -> bool:
     """Say whether a layer is y = x (W + s B A)^T + b, with W and b frozen, and nothing else."""
     if type(module) is not LoraLinear or type(module.base_layer) not in (nn.Linear, Conv1D):
         return False
@@ -44,10 +48,12 @@ def _can_fold(module: nn.Module) -> bool:
     )
 
 
-class FoldedLinear:
-    """The forward pass of one LoRA layer, y = x W'^T + b with W' = W + s B A.
+class AdaptedLinear:
+    """The forward pass of one LoRA layer, y = x (W + s B A)^T + b.
 
-    W' is made anew only after A or B has changed, so an adapter that does not train costs nothing.
+    While the adapter trains it takes thin products beside the frozen one: folded into a bfloat16 weight, the small
+    adapter of the first steps would be rounded away. While it is frozen it is folded, once, and costs nothing; unless
+    the fold would lose more than a twentieth of it.
 
     Parameters
     ----------
@@ -63,9 +69,8 @@ class FoldedLinear:
         self.lora_A = layer.lora_A[name]
         self.lora_B = layer.lora_B[name]
         self.scaling = layer.scaling[name]
-        self._folded: torch.Tensor | None = None
-        self._folded_of: tuple[Any, ...] = ()
         self._lock = Lock()
+        self.forget()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute the layer.
@@ -79,43 +84,59 @@ class FoldedLinear:
         outputs : Tensor of shape (..., n_outputs), dtype of the frozen weight
         """
         A, B = self.lora_A.weight, self.lora_B.weight
-        if not A.requires_grad:
-            return linear(inputs, self._fold_once(A, B), self.bias)
-        self._folded = None  # an optimizer may change A and B at any time, and a fused one leaves no trace in them
-        folded = self._fold(A, B)
-        if torch.is_grad_enabled():
-            return _AdaptedProduct.apply(inputs, folded, self.bias, A, B, self.scaling)
-        return linear(inputs, folded, self.bias)
+        if A.requires_grad:
+            self.forget()  # an optimizer may change A and B at any time, and a fused one leaves no trace in them
+        elif (folded := self._fold_once(A, B)) is not None:
+            return linear(inputs, folded, self.bias)
+        return _AdaptedProduct.apply(inputs, self.weight, self.bias, A, B, self.scaling)
 
-    def _fold_once(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    def forget(self) -> None:
+        """Free the folded weight; it is made anew when it is needed."""
+        self._folded: torch.Tensor | None = None
+        self._folded_of: tuple[Any, ...] = ()
+
+    def _fold_once(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
         # The version of a tensor counts the times that it was written to: a loaded state is folded anew.
         with self._lock:
             of = (A.data_ptr(), A._version, B.data_ptr(), B._version)
-            if self._folded is None or of != self._folded_of:
-                with torch.inference_mode(False):
+            if of != self._folded_of:
+                with torch.inference_mode(False), torch.no_grad():
                     self._folded, self._folded_of = self._fold(A, B), of
             return self._folded
 
-    @torch.no_grad()
-    def _fold(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        dtype = self.weight.dtype
-        return torch.addmm(self.weight, B.to(dtype), A.to(dtype), alpha=self.scaling)
+    def _fold(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
+        """Return W + s B A in the precision of W, or None where that loses too much of s B A."""
+        if not B.any():
+            return self.weight
+        adapter = self.scaling * (B.float() @ A.float())
+        folded = (self.weight + adapter).to(self.weight.dtype)
+        loss = torch.linalg.vector_norm((folded - self.weight.float()) - adapter)
+        return folded if loss <= _LARGEST_LOSS * torch.linalg.vector_norm(adapter) else None
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """y = x W'^T + b, whose gradient reaches x through W', and A and B through products as thin as they are."""
+    """y = x W^T + b + s (x A^T) B^T, all in the precision of W; the thin products are added in place."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Any, folded: Any, bias: Any, A: Any, B: Any, scaling: float) -> torch.Tensor:
-        ctx.save_for_backward(inputs, folded, A.to(folded.dtype), B.to(folded.dtype))
+    def forward(ctx: Any, inputs: Any, weight: Any, bias: Any, A: Any, B: Any, scaling: float) -> torch.Tensor:
+        A, B = (scaling * A).to(weight.dtype), B.to(weight.dtype)
+        outputs = linear(inputs, weight, bias)
+        reduced = inputs.reshape(-1, inputs.shape[-1]) @ A.T
+        outputs.view(-1, outputs.shape[-1]).addmm_(reduced, B.T)
+        ctx.save_for_backward(inputs, weight, A, B, reduced)
         ctx.scaling = scaling
-        return linear(inputs, folded, bias)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs, folded, A, B = ctx.saved_tensors
-        inputs_gradient = gradient @ folded if ctx.needs_input_grad[0] else None
-        rows, gradient = inputs.reshape(-1, inputs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        A_gradient = ((gradient @ (ctx.scaling * B)).T @ rows).float()
-        B_gradient = ((rows @ (ctx.scaling * A).T).T @ gradient).T.float()
+        inputs, weight, A, B, reduced = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        reduced_gradient = rows @ B
+        inputs_gradient = A_gradient = B_gradient = None
+        if ctx.needs_input_grad[0]:
+            inputs_gradient = (rows @ weight).addmm_(reduced_gradient, A).view(inputs.shape)
+        if ctx.needs_input_grad[3]:
+            A_gradient = (reduced_gradient.T @ inputs.reshape(-1, inputs.shape[-1])).float() * ctx.scaling
+        if ctx.needs_input_grad[4]:
+            B_gradient = (reduced.T @ rows).T.float()
         return inputs_gradient, None, None, A_gradient, B_gradient, None

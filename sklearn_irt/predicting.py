@@ -1,7 +1,6 @@
-"""Answers with a trained part: logits in the order of the texts, and what was answered before."""
+"""Answers with a trained part: logits, in the order of the texts."""
 
-from collections.abc import Hashable, Sequence
-from threading import Lock
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,33 +10,11 @@ from tqdm.auto import tqdm
 
 from .batching import pad_texts
 from .fixed_shapes import batches_of_fixed_shape, fill_up
-from .pairs import Pair
 from .prefix import PrefixStates, compute_prefix_states
 from .states_store import between_fits
 from .trained_part import TrainedPart
 
 _TEXTS_TOGETHER = 1024
-_MOST_ANSWERS = 2**16
-
-
-class KnownAnswers:
-    """The probabilities that a fitted classifier gave, so that it computes none twice; the oldest give way."""
-
-    def __init__(self) -> None:
-        self._answers: dict[tuple[Pair, Hashable], NDArray[np.float64]] = {}
-        self._lock = Lock()
-
-    def look_up(self, pairs: Sequence[Pair], written: Hashable) -> dict[Pair, NDArray[np.float64]]:
-        """Return the known answers to some pairs, written as text in this way."""
-        with self._lock:
-            return {pair: self._answers[pair, written] for pair in pairs if (pair, written) in self._answers}
-
-    def note(self, answers: dict[Pair, NDArray[np.float64]], written: Hashable) -> None:
-        """Keep answers to pairs that were written as text in this way."""
-        with self._lock:
-            self._answers |= {(pair, written): answer for pair, answer in answers.items()}
-            for oldest in list(self._answers)[: max(0, len(self._answers) - _MOST_ANSWERS)]:
-                del self._answers[oldest]
 
 
 def predict_logits(
@@ -77,6 +54,7 @@ def predict_logits(
             states = compute_prefix_states(part.backbone, chosen, part.first_layer, between_fits, memory)
             logits[texts] = _logits_of(part, states)
             bar.update(len(texts))
+    part.forget_folded()
     return logits
 
 

@@ -13,9 +13,15 @@ from .backbone import Backbone, get_layers
 from .fixed_shapes import batches_of_fixed_shape, fill_up
 from .normalization import quicken_norms
 from .partial_model import run_up_to, share_weights
-from .states_store import STORED_DTYPE, StatesKey, StatesOnDisk, StatesStore, read_from_memory, write_to_memory
-
-_SHARE_OF_FREE_MEMORY = 0.5
+from .states_store import (
+    SHARE_OF_FREE_MEMORY,
+    STORED_DTYPE,
+    StatesKey,
+    StatesOnDisk,
+    StatesStore,
+    read_from_memory,
+    write_to_memory,
+)
 
 
 @dataclass
@@ -55,7 +61,7 @@ class PrefixStates:
     def move_to_roomy(self, device: torch.device) -> None:
         """Move the states to a GPU, unless they would take more than half of its free memory."""
         n_bytes = sum(states.nbytes for states in self.states)
-        if device.type == "cuda" and n_bytes <= _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
+        if device.type == "cuda" and n_bytes <= SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
             self.states, self.in_file = [states.to(device) for states in self.states], False
 
     def replace(self, text: int, states: torch.Tensor) -> None:
@@ -123,6 +129,8 @@ def _run_prefix(
     backbone: Backbone, token_ids: Sequence[list[int]], first_layer: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the number of each text, and its states."""
+    if not token_ids:
+        return
     model = share_weights(backbone.model)
     quicken_norms(model)
     layer = get_layers(model, backbone.stack)[first_layer]

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_memory
 # bfloat16 has the range of fp32: hidden states of some backbones are beyond what float16 can hold.
 STORED_DTYPE = torch.bfloat16
 _MOST_BYTES_BETWEEN_FITS = 2**30
-_SHARE_OF_FREE_MEMORY = 0.5
+SHARE_OF_FREE_MEMORY = 0.5
 
 
 class StatesKey(NamedTuple):
@@ -162,7 +162,7 @@ def open_store(prefix_cache: str, n_tokens: int, hidden_size: int) -> Iterator[S
         The store.
     """
     n_bytes = n_tokens * hidden_size * STORED_DTYPE.itemsize
-    fits = n_bytes <= _SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+    fits = n_bytes <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
     if prefix_cache == "memory" or (prefix_cache == "auto" and fits):
         yield between_fits
         return
@@ -182,7 +182,10 @@ def read_from_memory(memory: Memory, key: StatesKey) -> torch.Tensor | None:
     cached = memory.cache(_states_as_array, ignore=["states"])
     if not cached.check_call_in_cache(*key, states=None):
         return None
-    return torch.from_numpy(cached(*key, states=None)).view(STORED_DTYPE)
+    try:
+        return torch.from_numpy(cached(*key, states=None)).view(STORED_DTYPE)
+    except _UnreadableEntryError:
+        return None
 
 
 def write_to_memory(memory: Memory, key: StatesKey, states: torch.Tensor) -> None:
@@ -190,6 +193,14 @@ def write_to_memory(memory: Memory, key: StatesKey, states: torch.Tensor) -> Non
     memory.cache(_states_as_array, ignore=["states"])(*key, states=states)
 
 
-def _states_as_array(backbone: str, first_layer: int, token_ids: tuple[int, ...], states: torch.Tensor) -> NDArray[Any]:
+class _UnreadableEntryError(LookupError):
+    """Says that a file of joblib's is damaged, or was removed meanwhile."""
+
+
+def _states_as_array(
+    backbone: str, first_layer: int, token_ids: tuple[int, ...], states: torch.Tensor | None
+) -> NDArray[Any]:
+    if states is None:
+        raise _UnreadableEntryError  # joblib cannot read the file, and asks for the states to be computed
     # numpy has no bfloat16. The states are no part of the key: the other three say all that they depend on.
     return states.contiguous().view(torch.int16).numpy()

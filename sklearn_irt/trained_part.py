@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .adapters import attach_adapters
 from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
 from .head import head_modules, replace_head
+from .known_answers import KnownAnswers
 from .normalization import quicken_norms
 from .partial_model import enter, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
@@ -45,6 +46,8 @@ class TrainedPart(nn.Module):
         The lowest candidate layer.
     n_classes : int
         Outputs of the head.
+    known_answers : KnownAnswers
+        What it answered since it learned what it knows.
     """
 
     def __init__(
@@ -72,10 +75,14 @@ class TrainedPart(nn.Module):
             replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
         self._own_what_trains()
-        self._all_folded = fold_adapters(self.model)
+        self._adapted = fold_adapters(self.model)
+        tuned: list[Any] = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        for module in tuned:
+            module.cast_input_dtype_enabled = False  # autocast casts, where that is needed
         quicken_norms(self.model)
         self._prepare_head()
         read_pooled_alone(self.model, self._stack)
+        self.known_answers = KnownAnswers()
 
     def forward(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Compute logits.
@@ -118,8 +125,8 @@ class TrainedPart(nn.Module):
         """Let the states enter; yield the model's other arguments."""
         states = states.to(next(self.backbone.model.parameters()).dtype)
         # Adapters that peft computes are in fp32, the states in the precision of the frozen weights.
-        autocast = nullcontext() if self._all_folded else self.backbone.autocast()
-        with enter(states, attention_mask), autocast, disable_input_dtype_casting(self.model):
+        autocast = self.backbone.autocast() if self._adapted is None else nullcontext()
+        with enter(states, attention_mask), autocast:
             yield {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
 
     def learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -143,7 +150,13 @@ class TrainedPart(nn.Module):
         """Load what :meth:`state_dict` returned."""
         if strict and set(state_dict) != set(self.state_dict()):
             raise ValueError("These adapters and head do not belong to this backbone and its candidate layers.")
+        self.known_answers = KnownAnswers()
         return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def forget_folded(self) -> None:
+        """Free the copies of frozen weights into which adapters are folded; they are made anew when needed."""
+        for adapted in self._adapted or ():
+            adapted.forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         learned = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
@@ -172,9 +185,10 @@ class TrainedPart(nn.Module):
 
 
 def _restore(origin: dict[str, Any], learned: Mapping[str, torch.Tensor]) -> TrainedPart:
-    part = TrainedPart(**origin)
-    part.load_state_dict(learned)
-    return part.to(part.backbone.device).eval()
+    with torch.inference_mode(False):
+        part = TrainedPart(**origin)
+        part.load_state_dict(learned)
+        return part.to(part.backbone.device).eval()
 
 
 def _run_in_fp32(module: nn.Module, device: torch.device) -> None:

@@ -100,6 +100,7 @@ class LayerwiseNet(NeuralNetClassifier):
         self.module_.requires_grad_(False)
         self.module_.start_from(self.module_.first_layer)
         self.module_.eval()
+        self.module_.forget_folded()
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -276,7 +277,7 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
             raise
         finally:
             if "step_bar" in dict(net.callbacks_):
-                net.callback("step_bar").bar_.close()
+                net.callback("step_bar").close()
     if net.interrupted_:
         n_steps = net.callback("selected_layers").n_steps
         if n_steps == 0:

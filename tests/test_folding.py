@@ -8,7 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sklearn_irt.folding import FoldedLinear, fold_adapters
+from sklearn_irt.folding import AdaptedLinear, fold_adapters
 
 KINDS = ["linear", "conv1d"]
 
@@ -51,8 +51,8 @@ def formula(model, x):
 @pytest.fixture(params=KINDS)
 def folded(request):
     model = peft_layer(request.param)
-    assert fold_adapters(model)
-    assert isinstance(model.layer.forward, FoldedLinear)
+    assert len(fold_adapters(model)) == 1
+    assert isinstance(model.layer.forward, AdaptedLinear)
     return model
 
 
@@ -60,13 +60,13 @@ def folded(request):
 def foldings(monkeypatch):
     """Return a list that grows by an entry each time a weight is folded."""
     counted = []
-    addmm = torch.addmm
+    fold = AdaptedLinear._fold
 
-    def counting(*args, **kwargs):
-        counted.append(args[0].shape)
-        return addmm(*args, **kwargs)
+    def counting(adapted, A, B):
+        counted.append(A.shape)
+        return fold(adapted, A, B)
 
-    monkeypatch.setattr("sklearn_irt.folding.torch.addmm", counting)
+    monkeypatch.setattr(AdaptedLinear, "_fold", counting)
     return counted
 
 
@@ -80,7 +80,7 @@ def x():
 def test_outputs_and_gradients_are_those_of_peft(kind, use_rslora, x):
     plain = peft_layer(kind, use_rslora=use_rslora)
     folded = copy.deepcopy(plain)
-    assert fold_adapters(folded)
+    assert len(fold_adapters(folded)) == 1
     outputs, gradients = [], []
     for model in (plain, folded):
         inputs = x.clone().requires_grad_(True)
@@ -218,8 +218,8 @@ def test_a_frozen_weight_is_not_changed(folded, x):
 def test_what_is_more_than_two_matrices_runs_as_peft_wrote_it(options, x):
     model = peft_layer("linear", **options)
     plain = copy.deepcopy(model)
-    assert not fold_adapters(model)
-    assert not isinstance(model.layer.forward, FoldedLinear)
+    assert fold_adapters(model) is None
+    assert not isinstance(model.layer.forward, AdaptedLinear)
     for training in (False, True):
         outputs = []
         for layer in (plain.train(training).layer, model.train(training).layer):
@@ -234,7 +234,7 @@ def test_what_is_more_than_two_matrices_runs_as_peft_wrote_it(options, x):
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bf16_it_is_close_to_fp32(kind, x):
     model = peft_layer(kind, torch.bfloat16)
-    assert fold_adapters(model)
+    assert len(fold_adapters(model)) == 1
     A, B = matrices(model)
     exact = formula(model, x.bfloat16())
     outputs = model.layer(x.bfloat16())
@@ -245,3 +245,29 @@ def test_in_bf16_it_is_close_to_fp32(kind, x):
     for matrix, gradient in zip((A, B), exact_gradients, strict=True):
         assert matrix.grad.dtype == torch.float32
         assert (matrix.grad - gradient).norm() < 2**-5 * gradient.norm()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-2, 0.1])
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_adapter_too_small_for_bf16_beside_its_weight_still_counts(size, trains):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.ModuleDict({"layer": nn.Linear(64, 48, bias=False)})
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=["layer"]), model)
+    layer = model["layer"]
+    with torch.no_grad():
+        layer.base_layer.weight.copy_(0.05 * torch.randn(48, 64, generator=generator))
+        layer.lora_A["default"].weight.copy_(torch.randn(4, 64, generator=generator))
+        layer.lora_B["default"].weight.copy_(size / 2 * torch.randn(48, 4, generator=generator))
+    layer.base_layer.to(torch.bfloat16).requires_grad_(False)
+    layer.requires_grad_(trains)
+    layer.base_layer.requires_grad_(False)
+    assert len(fold_adapters(model)) == 1
+    inputs = torch.randn(100, 64, generator=generator).to(torch.bfloat16)
+    A, B = layer.lora_A["default"].weight.double(), layer.lora_B["default"].weight.double()
+    with torch.no_grad():
+        outputs = layer(inputs)
+        alone = layer.base_layer(inputs)
+    # Rounded outputs hide an adapter that is far smaller than they are; its projection on them is what is left of it.
+    adapter = inputs.double() @ A.T @ B.T
+    share = ((outputs.double() - alone.double()) * adapter).sum() / adapter.square().sum()
+    assert share.item() == pytest.approx(1, abs=0.05)

@@ -9,8 +9,8 @@ from peft import LoraConfig
 from sklearn.base import clone
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from sklearn_irt.known_answers import KnownAnswers
 from sklearn_irt.pairs import Pair
-from sklearn_irt.predicting import KnownAnswers
 from sklearn_irt.states_store import between_fits
 
 # Logits may differ by what fp32 rounds; states that differed by what bfloat16 rounds would be seen in the third digit.
@@ -183,7 +183,7 @@ class TestKnownAnswers:
         assert known.look_up([pair, other], ("inline-diff", 8))[pair].tolist() == [0.25, 0.75]
 
     def test_the_oldest_answers_give_way(self, monkeypatch):
-        monkeypatch.setattr("sklearn_irt.predicting._MOST_ANSWERS", 3)
+        monkeypatch.setattr("sklearn_irt.known_answers._MOST_ANSWERS", 3)
         known = KnownAnswers()
         pairs = [Pair("a", str(number)) for number in range(5)]
         for pair in pairs:
@@ -196,7 +196,7 @@ class TestKnownAnswers:
         X, y = revisions
         classifier = make_classifier().fit(X, y)
         expected = anew(classifier, X)
-        monkeypatch.setattr("sklearn_irt.predicting._MOST_ANSWERS", 7)
+        monkeypatch.setattr("sklearn_irt.known_answers._MOST_ANSWERS", 7)
         for _ in range(2):
             np.testing.assert_allclose(classifier.predict_proba(X), expected, rtol=LAST_BIT)
 
