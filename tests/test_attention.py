@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, LlamaConfig
+from transformers import FalconConfig, Gemma2Config, GPTJConfig, GptOssConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sklearn_irt.attention import attend, choose_attention
@@ -104,3 +104,8 @@ def test_models_that_cap_their_scores_and_other_devices_keep_transformers_attent
     assert choose_attention(Gemma2Config(**sizes), cpu) == {"attn_implementation": "eager"}
     assert choose_attention(LlamaConfig(**sizes), cpu) == {"attn_implementation": "sklearn_irt_grouped"}
     assert choose_attention(LlamaConfig(**sizes), torch.device("cuda")) == {}
+
+
+@pytest.mark.parametrize("config", [FalconConfig, GPTJConfig, GptOssConfig])
+def test_families_whose_attention_takes_no_other_function_keep_their_own(config):
+    assert choose_attention(config(), torch.device("cpu")) == {"attn_implementation": "eager"}

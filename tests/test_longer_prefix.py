@@ -274,3 +274,37 @@ def test_dropout_is_off_while_states_are_advanced_and_on_again_afterwards(make_c
     make_classifier(candidate_layers="all", selection=HeldAfter(2, 3), adapter=dropout).fit(*revisions)
     assert modes == [True]
     assert set(advanced) == {False}
+
+
+class Contradiction(FixedSelection):
+    """Trains all layers, and says that none but the last will train."""
+
+    def lowest(self, step):
+        return 3
+
+
+def test_a_strategy_that_selects_below_its_lowest_is_refused(make_classifier, revisions):
+    classifier = make_classifier(selection=Contradiction([2, 3]))
+    with pytest.raises(ValueError, match=r"Contradiction must select candidate layers from lowest\(\) = 3 up"):
+        classifier.fit(*revisions)
+    assert not hasattr(classifier, "net_")
+
+
+def test_nothing_is_advanced_after_the_last_step(make_classifier, revisions, monkeypatch):
+    advances = []
+    monkeypatch.setattr("sklearn_irt.callbacks.advance_states", lambda *args: advances.append(args))
+    X, y = revisions
+    selection = GradientNormSelection(warm_up=4, interval=None, cost_weight=3.0)
+    classifier = make_classifier(selection=selection, candidate_layers="all", batch_size=15).fit(X, y)
+    assert len(classifier.active_layers_) == 4
+    assert classifier.active_layers_.all()
+    assert not advances
+
+
+def test_an_interruption_before_the_first_step_is_not_hidden_by_the_bar(make_classifier, revisions, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sklearn_irt.callbacks.advance_states", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make_classifier(selection=FixedSelection(1), candidate_layers="all", verbose=1).fit(*revisions)

@@ -1,10 +1,12 @@
 """A prediction depends on its row alone, and no pair is computed twice."""
 
 import pickle
+from dataclasses import dataclass
 
 import joblib
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig
 from sklearn.base import clone
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -171,6 +173,40 @@ def test_a_clone_knows_nothing(make_classifier, revisions):
     classifier = make_classifier().fit(X, y)
     classifier.predict(X)
     assert not [name for name in vars(clone(classifier)) if name.startswith("_")]
+
+
+@dataclass
+class Joined:
+    """A format without a hash, which its user may change."""
+
+    separator: str
+
+    def __call__(self, before, after):
+        return before + self.separator + after
+
+
+def test_answers_follow_a_callable_format_that_changes(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier(pair_format=Joined(" => ")).fit(X, y)
+    before = classifier.predict_proba(X)
+    classifier.pair_format.separator = " completely different "
+    assert not np.allclose(before, classifier.predict_proba(X), rtol=0, atol=1e-6)
+
+
+def test_answers_follow_a_loaded_state(make_classifier, revisions):
+    X, y = revisions
+    classifier, other = (make_classifier(random_state=seed).fit(X, y) for seed in (0, 1))
+    assert not np.allclose(classifier.predict_proba(X), other.predict_proba(X))
+    classifier.net_.module_.load_state_dict(other.net_.module_.state_dict())
+    np.testing.assert_allclose(classifier.predict_proba(X), other.predict_proba(X), rtol=1e-5)
+
+
+def test_a_classifier_unpickled_in_inference_mode_predicts(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier().fit(X, y)
+    with torch.inference_mode():
+        restored = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_allclose(restored.predict_proba(X), classifier.predict_proba(X), rtol=1e-5)
 
 
 class TestKnownAnswers:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import warnings
 from types import SimpleNamespace
 
 import joblib
@@ -398,3 +399,16 @@ class TestMemory:
     def test_what_is_no_memory_is_refused(self, make_classifier, revisions):
         with pytest.raises((ValueError, TypeError), match="memory"):
             make_classifier(memory=7).fit(*revisions)
+
+
+def test_a_damaged_file_of_kept_states_is_computed_anew(make_classifier, revisions, tmp_path):
+    X, y = revisions
+    expected = make_classifier(memory=str(tmp_path)).fit(X, y).predict_proba(X)
+    files = list(tmp_path.rglob("output.pkl"))
+    assert files
+    for file in files:
+        file.write_bytes(b"junk")
+    between_fits.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # joblib says what it could not read
+        np.testing.assert_array_equal(make_classifier(memory=str(tmp_path)).fit(X, y).predict_proba(X), expected)
