@@ -10,6 +10,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from .backbone import Backbone
+from .fixed_shapes import batches_of_fixed_shape, fill_up
 from .prefix import PrefixStates
 
 _BATCHES_SORTED_TOGETHER = 50
@@ -159,6 +161,29 @@ def pad_batch(rows: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[s
     inputs = pad_texts([(row["states"], row["input_ids"]) for row in rows], pad_token_id, width)
     inputs["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
     return inputs, torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+
+
+def batches_for(backbone: Backbone, states: PrefixStates) -> Iterator[tuple[NDArray[np.intp], dict[str, torch.Tensor]]]:
+    """Make batches of fixed shape of all texts, where the backbone computes.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Pads, and says where it computes.
+    states : PrefixStates
+        Of the texts.
+
+    Yields
+    ------
+    texts : ndarray of shape (n_in_batch,), dtype int
+        Indices of the texts of a batch, which are its first rows; the other rows only fill it up.
+    inputs : dict of Tensor
+        See :func:`pad_texts`.
+    """
+    for texts, n_rows, width in batches_of_fixed_shape(states.lengths):
+        rows = [states[text] for text in fill_up(texts, n_rows)]
+        inputs = pad_texts(rows, backbone.tokenizer.pad_token_id, width)
+        yield texts, {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
 
 
 def pad_texts(

@@ -66,8 +66,8 @@ class SelectedLayers(Callback):
             for parameter in parameters:
                 _switch(parameter, layer in self._selected, net.optimizer_)
         lowest = self.selection.lowest(self.n_steps)
-        wrong = sorted(self._selected - {layer for layer in self.selection.layers_.tolist() if layer >= lowest})
-        if wrong or not self._selected:
+        allowed = {layer for layer in self.selection.layers_.tolist() if layer >= lowest}
+        if not self._selected or not self._selected <= allowed:
             raise ValueError(
                 f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, "
                 f"at least one, but it selected {sorted(self._selected)}."
@@ -123,18 +123,15 @@ class StepBar(Callback):
     Parameters
     ----------
     selected_layers : SelectedLayers
-        Knows the layers in training.
-    n_steps : int
-        Steps of the whole fit.
+        Knows the layers in training, and how many steps there will be.
     """
 
-    def __init__(self, selected_layers: SelectedLayers, n_steps: int) -> None:
+    def __init__(self, selected_layers: SelectedLayers) -> None:
         self.selected_layers = selected_layers
-        self.n_steps = n_steps
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Show the bar."""
-        self.bar_ = tqdm(total=self.n_steps, desc="Training", unit="step")
+        self.bar_ = tqdm(total=self.selected_layers.n_steps_planned, desc="Training", unit="step")
 
     def close(self) -> None:
         """End the bar, if training came so far."""

@@ -323,9 +323,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._check_max_length(config, tokenizer)
         tokenized = self._tokenize(pairs, tokenizer, classes, user_frame=3)
 
+        n_tokens, hidden_size = sum(map(len, tokenized.token_ids)), config.get_text_config().hidden_size
         n_operations = count_operations(
             size.n_layer_parameters,
-            sum(map(len, tokenized.token_ids)),
+            n_tokens,
             tokenized.lengths.sum(),
             layers[0] / n_layers,
             self.max_epochs,
@@ -344,7 +345,6 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             "adapter": adapter_config(self.adapter),
             "seed": module_seed,
         }
-        n_tokens, hidden_size = sum(map(len, tokenized.token_ids)), config.get_text_config().hidden_size
         with open_store(self.prefix_cache, n_tokens, hidden_size) as store:
             self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
             states = compute_prefix_states(
@@ -357,7 +357,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
             states.move_to_roomy(device)
             selected_layers = SelectedLayers(selection, states, self.max_epochs * steps_per_epoch)
-            net = self._build_net(module, selected_layers, steps_per_epoch, random_state)
+            net = self._build_net(module, selected_layers, random_state)
             try:
                 train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
             finally:
@@ -505,13 +505,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self,
         module: dict[str, Any],
         selected_layers: SelectedLayers,
-        steps_per_epoch: int,
         random_state: np.random.RandomState,
     ) -> LayerwiseNet:
         return build_net(
             module,
             selected_layers,
-            steps_per_epoch=steps_per_epoch,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

@@ -38,10 +38,10 @@ def replace_head(model: PreTrainedModel, n_classes: int, drawn: Set[str]) -> Non
     for name, module in head_modules(fresh).items():
         module.float().to_empty(device=device)
         module.apply(fresh._init_weights)
-        known = {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}
+        known = model.get_submodule(name).state_dict()
         with torch.no_grad():
             for key, tensor in module.state_dict().items():
-                held = known.get(f"{name}.{key}")
+                held = known.get(key)
                 if held is not None and f"{name}.{key}" not in drawn and held.shape == tensor.shape:
                     tensor.copy_(held)
         model.set_submodule(name, module)

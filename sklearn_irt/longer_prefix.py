@@ -2,8 +2,7 @@
 
 import torch
 
-from .batching import pad_texts
-from .fixed_shapes import batches_of_fixed_shape, fill_up
+from .batching import batches_for
 from .prefix import PrefixStates
 from .trained_part import TrainedPart
 
@@ -20,13 +19,11 @@ def advance_states(part: TrainedPart, states: PrefixStates, layer: int) -> None:
     layer : int
         The new lowest layer.
     """
-    pad_token_id = part.backbone.tokenizer.pad_token_id
     was_training = part.training
     part.eval()
-    for texts, n_rows, width in batches_of_fixed_shape(states.lengths):
-        inputs = pad_texts([states[text] for text in fill_up(texts, n_rows)], pad_token_id, width)
+    for texts, inputs in batches_for(part.backbone, states):
         with torch.inference_mode():
-            advanced = part.advance(layer, **{name: t.to(part.backbone.device) for name, t in inputs.items()})
+            advanced = part.advance(layer, **inputs)
         for text, row in zip(texts.tolist(), advanced, strict=False):
             states.replace(text, row[: len(states.token_ids[text])])
     part.train(was_training)

@@ -8,8 +8,7 @@ from joblib import Memory
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .batching import pad_texts
-from .fixed_shapes import batches_of_fixed_shape, fill_up
+from .batching import batches_for
 from .prefix import PrefixStates, compute_prefix_states
 from .states_store import between_fits
 from .trained_part import TrainedPart
@@ -60,10 +59,8 @@ def predict_logits(
 
 def _logits_of(part: TrainedPart, states: PrefixStates) -> NDArray[np.float64]:
     logits = np.empty((len(states), part.n_classes))
-    pad_token_id = part.backbone.tokenizer.pad_token_id
-    for texts, n_rows, width in batches_of_fixed_shape(states.lengths):
-        inputs = pad_texts([states[text] for text in fill_up(texts, n_rows)], pad_token_id, width)
+    for texts, inputs in batches_for(part.backbone, states):
         with torch.inference_mode():
-            batch = part(**{name: tensor.to(part.backbone.device) for name, tensor in inputs.items()})
+            batch = part(**inputs)
         logits[texts] = batch[: len(texts)].float().cpu().numpy()
     return logits

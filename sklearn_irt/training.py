@@ -119,7 +119,6 @@ def build_net(
     module_arguments: dict[str, Any],
     selected_layers: SelectedLayers,
     *,
-    steps_per_epoch: int,
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -139,9 +138,7 @@ def build_net(
     module_arguments : dict
         Arguments of :class:`~sklearn_irt.trained_part.TrainedPart`.
     selected_layers : SelectedLayers
-        Switches the layers.
-    steps_per_epoch : int
-        From :func:`count_steps`.
+        Switches the layers, and knows how many steps there will be.
     max_epochs, batch_size, learning_rate, early_stopping, validation_fraction
         As in :class:`~sklearn_irt.IRTuningClassifier`.
     random_state : RandomState
@@ -158,7 +155,7 @@ def build_net(
     head_rate = {"lr": _HEAD_LEARNING_RATE_SHARE * learning_rate}
     pad_token_id = backbone.tokenizer.pad_token_id
     split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
-    n_steps = max_epochs * steps_per_epoch
+    n_steps = selected_layers.n_steps_planned
     schedule = LRScheduler(
         policy=get_linear_schedule_with_warmup,
         step_every="batch",
@@ -176,7 +173,7 @@ def build_net(
             ("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, threshold=0, load_best=True))
         )
     if verbose >= 1:
-        callbacks.append(("step_bar", StepBar(selected_layers, n_steps)))
+        callbacks.append(("step_bar", StepBar(selected_layers)))
     return LayerwiseNet(
         TrainedPart,
         **{f"module__{name}": value for name, value in module_arguments.items()},

@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
 
@@ -49,6 +50,20 @@ def backbones(tmp_path_factory):
 def tiny_llama(backbones):
     """Return the folder of the tiny Llama."""
     return backbones["llama"]
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Return a list that gets the index of each layer that runs."""
+    layers = []
+    forward = LlamaDecoderLayer.forward
+
+    def counted(self, *args, **kwargs):
+        layers.append(self.self_attn.layer_idx)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    return layers
 
 
 @pytest.fixture(scope="session")

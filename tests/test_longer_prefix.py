@@ -194,21 +194,14 @@ def interrupt_at(step, monkeypatch):
 
 @pytest.mark.parametrize("prefix_cache", ["memory", "disk"])
 def test_ctrl_c_leaves_an_estimator_that_predicts_from_its_first_candidate_layer(
-    make_classifier, revisions, monkeypatch, prefix_cache
+    make_classifier, revisions, monkeypatch, runs, prefix_cache
 ):
     X, y = revisions
     parameters = {"candidate_layers": "all", "selection": HeldAfter(2, 3), "learning_rate": 0.01, "max_epochs": 5}
     interrupt_at(6, monkeypatch)
     with pytest.warns(UserWarning, match="interrupted after 6 steps"):
         stopped = make_classifier(**parameters, prefix_cache=prefix_cache).fit(X, y)
-    runs = []
-    forward = LlamaDecoderLayer.forward
-
-    def counted(self, *args, **kwargs):
-        runs.append(self.self_attn.layer_idx)
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    runs.clear()
     probabilities = stopped.predict_proba(X)
     assert set(runs) == {0, 1, 2, 3}
     between_fits.clear()

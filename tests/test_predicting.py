@@ -9,7 +9,6 @@ import pytest
 import torch
 from peft import LoraConfig
 from sklearn.base import clone
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sklearn_irt.known_answers import KnownAnswers
 from sklearn_irt.pairs import Pair
@@ -17,20 +16,6 @@ from sklearn_irt.states_store import between_fits
 
 # Logits may differ by what fp32 rounds; states that differed by what bfloat16 rounds would be seen in the third digit.
 LAST_BIT = 1e-6
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """Return a list that gets the index of each layer that runs."""
-    layers = []
-    forward = LlamaDecoderLayer.forward
-
-    def counted(self, *args, **kwargs):
-        layers.append(self.self_attn.layer_idx)
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
-    return layers
 
 
 def anew(classifier, X):

@@ -46,20 +46,6 @@ def temporary(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """Return a list that gets the index of each layer that runs."""
-    layers = []
-    forward = LlamaDecoderLayer.forward
-
-    def counted(self, *args, **kwargs):
-        layers.append(self.self_attn.layer_idx)
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
-    return layers
-
-
 def key(text, backbone="backbone", first_layer=2):
     return StatesKey(backbone, first_layer, (text,))
 
