@@ -85,7 +85,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, the paper's rule. "ir-fast"
         is ``GradientNormSelection(warm_up=10, interval=None)``: all candidates train for ten steps, which scores them
         on equal terms, then those of large gradient norms to the end, and what lies below the lowest of them joins the
-        frozen prefix. "full" is ``FullSelection()``. Give an object to set its parameters, or to use another strategy.
+        frozen prefix, in which a backbone's own dropout does not act. "full" is ``FullSelection()``. Give an object to
+        set its parameters, or to use another strategy.
 
     candidate_layers : {"all"}, int, float or array-like of int, default=0.5
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share
