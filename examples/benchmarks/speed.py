@@ -9,8 +9,8 @@ A stratified 800 pairs of ITERATER train, judged on dev; batches of 8, 3 epochs,
 - paper: the recipe of Liu and Litman (arXiv 2510.00268), adapters in all layers and padding to 256 tokens
 - skorch: its documentation's way to fine-tune a transformer, all weights in fp32
 
-On one free core of a Xeon with AMX a seed takes some 5 minutes for ours (with all that is measured 15), 15 for trainer,
-35 for paper and 55 for skorch; --grid adds 45. An interrupted run continues from its results file.
+On one core of a Xeon with AMX a seed takes some 3 minutes for ours (with all that is measured 10), 12 for trainer, 35
+for paper and 50 for skorch; --grid adds 25. An interrupted run continues from its results file.
 
 Each run has a process of its own. Our seconds are those of the whole fit, with the loading of the backbone; those of
 the others begin when their model is loaded, and judging it on dev is not counted. Where other work shares the cores,
