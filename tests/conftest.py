@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
+from sklearn_irt.callbacks import SelectedLayers
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
 QUICK = {"max_epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "random_state": 0}
@@ -64,6 +65,22 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
     return layers
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Return a function that makes Ctrl-C come at a training step."""
+    begin = SelectedLayers.on_batch_begin
+
+    def interrupt(step):
+        def interrupted(self, net, **kwargs):
+            if self.n_steps == step:
+                raise KeyboardInterrupt
+            begin(self, net, **kwargs)
+
+        monkeypatch.setattr(SelectedLayers, "on_batch_begin", interrupted)
+
+    return interrupt
 
 
 @pytest.fixture(scope="session")

@@ -181,24 +181,13 @@ def test_early_stopping_works_with_it(make_classifier, revisions, prefix_cache, 
     np.testing.assert_allclose(losses[:n_epochs], plain.history_[:, "valid_loss"][:n_epochs], rtol=0.02)
 
 
-def interrupt_at(step, monkeypatch):
-    begin = SelectedLayers.on_batch_begin
-
-    def interrupted(self, net, **kwargs):
-        if self.n_steps == step:
-            raise KeyboardInterrupt
-        begin(self, net, **kwargs)
-
-    monkeypatch.setattr(SelectedLayers, "on_batch_begin", interrupted)
-
-
 @pytest.mark.parametrize("prefix_cache", ["memory", "disk"])
 def test_ctrl_c_leaves_an_estimator_that_predicts_from_its_first_candidate_layer(
-    make_classifier, revisions, monkeypatch, runs, prefix_cache
+    make_classifier, revisions, interrupt_at, runs, prefix_cache
 ):
     X, y = revisions
     parameters = {"candidate_layers": "all", "selection": HeldAfter(2, 3), "learning_rate": 0.01, "max_epochs": 5}
-    interrupt_at(6, monkeypatch)
+    interrupt_at(6)
     with pytest.warns(UserWarning, match="interrupted after 6 steps"):
         stopped = make_classifier(**parameters, prefix_cache=prefix_cache).fit(X, y)
     runs.clear()

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection, fetch_iterater
 from sklearn_irt.backbone import load_tokenizer
 from sklearn_irt.batching import LengthBuckets, StatesDataset, iterate_batches
-from sklearn_irt.callbacks import LastGoodWeights, SelectedLayers, describe_layers
+from sklearn_irt.callbacks import LastGoodWeights, describe_layers
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.prefix import PrefixStates
 from sklearn_irt.tokenization import tokenize_pairs
@@ -152,20 +152,9 @@ def test_divergence_names_step_and_rate_and_the_last_good_weights_predict(make_c
     assert np.isfinite(classifier.predict_proba(X)).all()
 
 
-def interrupt_at(step, monkeypatch):
-    select = SelectedLayers.on_batch_begin
-
-    def interrupted(self, net, **kwargs):
-        if self.n_steps == step:
-            raise KeyboardInterrupt
-        select(self, net, **kwargs)
-
-    monkeypatch.setattr(SelectedLayers, "on_batch_begin", interrupted)
-
-
-def test_ctrl_c_keeps_what_was_learned_and_says_so(make_classifier, revisions, monkeypatch):
+def test_ctrl_c_keeps_what_was_learned_and_says_so(make_classifier, revisions, interrupt_at):
     X, y = revisions
-    interrupt_at(3, monkeypatch)
+    interrupt_at(3)
     classifier = make_classifier(max_epochs=5)
     with pytest.warns(UserWarning, match="interrupted after 3 steps"):
         classifier.fit(X, y)
@@ -175,10 +164,10 @@ def test_ctrl_c_keeps_what_was_learned_and_says_so(make_classifier, revisions, m
 
 
 def test_ctrl_c_before_the_first_step_interrupts_and_leaves_the_estimator_unfitted(
-    make_classifier, revisions, monkeypatch
+    make_classifier, revisions, interrupt_at
 ):
     X, y = revisions
-    interrupt_at(0, monkeypatch)
+    interrupt_at(0)
     classifier = make_classifier()
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(X, y)
