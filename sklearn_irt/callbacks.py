@@ -62,7 +62,7 @@ class SelectedLayers(Callback):
 
     def _switch_layers(self, net: NeuralNet) -> None:
         self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
-        for layer, parameters in net.module_.layer_parameters().items():
+        for layer, parameters in net.module_.layer_parameters.items():
             for parameter in parameters:
                 _switch(parameter, layer in self._selected, net.optimizer_)
         lowest = self.selection.lowest(self.n_steps)
@@ -78,7 +78,7 @@ class SelectedLayers(Callback):
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
         """Report the norms before anything clips them."""
-        parameters = net.module_.layer_parameters()
+        parameters = net.module_.layer_parameters
         gradients = {layer: [p.grad for p in parameters[layer] if p.grad is not None] for layer in self._selected}
         norms = iter(torch.stack(torch._foreach_norm([g for group in gradients.values() for g in group])).tolist())
         self.selection.observe(

@@ -41,20 +41,19 @@ def _quick_forward(weight: torch.Tensor, epsilon: float) -> Any:
 
 
 class _RootMeanSquareNorm(torch.autograd.Function):
-    """y = w * n with n = x / rms(x), rms(x) = sqrt(mean(x^2) + epsilon) summed in fp32 (Zhang and Sennrich 2019)."""
+    """y = w * x / rms(x) with rms(x) = sqrt(mean(x^2) + epsilon), summed in fp32 (Zhang and Sennrich 2019)."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         length = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True, dtype=torch.float32)
         scale = length.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_().to(inputs.dtype)
-        normalized = inputs * scale
-        ctx.save_for_backward(normalized, weight, scale)
-        return normalized * weight
+        ctx.save_for_backward(inputs, weight, scale)
+        return (inputs * scale).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # dx = (g w - n mean(g w n)) / rms(x)
-        normalized, weight, scale = ctx.saved_tensors
+        # With r = 1 / rms(x): dx = r (g w - x r^2 mean(g w x))
+        inputs, weight, scale = ctx.saved_tensors
         weighted = gradient * weight
-        mean = torch.linalg.vecdot(weighted, normalized).unsqueeze(-1).div_(normalized.shape[-1])
-        return weighted.sub_(normalized * mean).mul_(scale), None, None
+        mean = torch.linalg.vecdot(weighted, inputs).unsqueeze(-1).mul_(scale.square()).div_(-inputs.shape[-1])
+        return weighted.addcmul_(inputs, mean).mul_(scale), None, None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -129,12 +130,18 @@ class TrainedPart(nn.Module):
         with enter(states, attention_mask), autocast:
             yield {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
 
-    def learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield name and parameter of adapters and head."""
-        return ((name, p) for name, p in self.named_parameters() if id(p) not in self._frozen)
+    def train(self, mode: bool = True) -> "TrainedPart":
+        """Switch to training or evaluation; the modules are only visited when that changes something."""
+        return self if mode == self.training == self.model.training else super().train(mode)
 
+    @cached_property
+    def learned_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of adapters and head, by name."""
+        return {name: p for name, p in self.named_parameters() if id(p) not in self._frozen}
+
+    @cached_property
     def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
-        """Return the adapter parameters of each candidate layer."""
+        """The adapter parameters of each candidate layer."""
         return {
             layer: [p for p in self._stack[layer].parameters() if id(p) not in self._frozen] for layer in self.layers
         }  # fmt: skip
@@ -151,6 +158,8 @@ class TrainedPart(nn.Module):
         if strict and set(state_dict) != set(self.state_dict()):
             raise ValueError("These adapters and head do not belong to this backbone and its candidate layers.")
         self.known_answers = KnownAnswers()
+        for stale in ("learned_parameters", "layer_parameters") if assign else ():
+            self.__dict__.pop(stale, None)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def forget_folded(self) -> None:
@@ -175,7 +184,7 @@ class TrainedPart(nn.Module):
             if id(parameter) not in self._frozen:
                 # bf16 cannot tell small steps of the optimizer apart; autocast computes in it all the same.
                 parameter.data = parameter.data.float()
-        if not all(self.layer_parameters().values()):
+        if not all(self.layer_parameters.values()):
             raise ValueError("The adapter puts no parameters into some candidate layer: check its target_modules.")
 
     def _prepare_head(self) -> None:

@@ -48,7 +48,7 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and parameter of adapters and head; the frozen weights are not the optimizer's business."""
-        return self.module_.learned_parameters()
+        return iter(self.module_.learned_parameters.items())
 
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
         """Compute logits; weights belong to the loss."""

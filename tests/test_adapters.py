@@ -34,7 +34,7 @@ CONFIGS = [
 def test_adapters_go_into_the_candidate_layers_only(backbone, config, layers):
     part = TrainedPart(backbone, layers, config, n_classes=3, seed=0)
     assert layers_with_adapters(part) == set(layers)
-    assert set(part.layer_parameters()) == set(layers)
+    assert set(part.layer_parameters) == set(layers)
 
 
 def test_excluded_modules_of_the_user_stay_excluded(backbone):
@@ -46,7 +46,7 @@ def test_the_default_adapter_is_on_all_seven_projections_with_rank_16(backbone):
     part = TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=0)
     # rank * (inputs + outputs): q, k, v, o of a model of width 32 with key and value of width 16; gate, up, down of 48
     expected = 16 * ((32 + 32) + (32 + 16) + (32 + 16) + (32 + 32) + 3 * (32 + 48))
-    assert sum(p.numel() for p in part.layer_parameters()[3]) == expected
+    assert sum(p.numel() for p in part.layer_parameters[3]) == expected
 
 
 def test_dropout_of_rate_0_adds_no_module(backbone):
@@ -67,7 +67,7 @@ def test_a_configuration_that_trains_biases_leaves_the_shared_backbone_alone(bac
     backbone = load_backbone(backbones["bert"], precision="fp32", device=torch.device("cpu"))
     config = LoraConfig(r=2, target_modules=["query"], bias="lora_only")
     part = TrainedPart(backbone, [3], config, n_classes=3, seed=0)
-    biases = [p for p in part.layer_parameters()[3] if p.dim() == 1]
+    biases = [p for p in part.layer_parameters[3] if p.dim() == 1]
     assert biases
     shared = {id(p) for p in backbone.model.parameters()}
     assert not [p for p in biases if id(p) in shared]
@@ -87,7 +87,7 @@ def test_frozen_weights_exist_once_for_all_trained_parts(backbone):
     for part in parts:
         own = [p for p in part.parameters() if p.data_ptr() not in shared]
         assert sum(p.numel() for p in own) == sum(t.numel() for t in part.state_dict().values())
-    adapters = [{p.data_ptr() for p in part.layer_parameters()[3]} for part in parts]
+    adapters = [{p.data_ptr() for p in part.layer_parameters[3]} for part in parts]
     assert not adapters[0] & adapters[1]
 
 

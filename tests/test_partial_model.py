@@ -77,7 +77,7 @@ def part_of(backbone, layers=(1, 2, 3)):
     """Return a trained part whose adapters change something, with everything that it learns learning."""
     part = TrainedPart(backbone, layers, adapter_config("lora"), n_classes=3, seed=0).eval()
     generator = torch.Generator().manual_seed(1)
-    for name, parameter in part.learned_parameters():
+    for name, parameter in part.learned_parameters.items():
         parameter.requires_grad_(True)
         if "lora_B" in name:
             parameter.data.normal_(0, 0.05, generator=generator)
@@ -117,7 +117,9 @@ def test_logits_and_gradients_are_those_of_the_whole_model(load, family):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     (logits * weights).sum().backward()
     (expected * weights).sum().backward()
-    gradients = {name.removeprefix("model."): p.grad for name, p in part.learned_parameters() if p.grad is not None}
+    gradients = {
+        name.removeprefix("model."): p.grad for name, p in part.learned_parameters.items() if p.grad is not None
+    }
     whole_gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
     assert gradients.keys() == whole_gradients.keys()
     assert {name.split("lora_")[1][0] for name in gradients if "lora_" in name} == {"A", "B"}

@@ -50,7 +50,7 @@ def test_a_frozen_layer_has_no_gradient_and_no_optimizer_state(make_classifier, 
     seen = []
 
     def look(self, net, training=False, **kwargs):
-        parameters = net.module_.layer_parameters()
+        parameters = net.module_.layer_parameters
         seen.append(
             {
                 layer: [any(f(p) for p in group) for f in (lambda p: p.requires_grad, lambda p: p.grad is not None)]
@@ -82,7 +82,7 @@ def test_scores_are_the_gradient_norms_before_clipping(make_classifier, revision
     monkeypatch.setattr("sklearn_irt.training._LARGEST_GRADIENT_NORM", 1e-3)
 
     def look(self, net, **kwargs):
-        grads = [p.grad for p in net.module_.layer_parameters()[3] if p.grad is not None]
+        grads = [p.grad for p in net.module_.layer_parameters[3] if p.grad is not None]
         clipped.append(float(torch.stack([g.norm() for g in grads]).norm()) if grads else None)
 
     monkeypatch.setattr(LastGoodWeights, "on_batch_end", look, raising=False)
@@ -128,7 +128,7 @@ def test_the_learning_rate_warms_up_and_falls_to_0_and_the_head_learns_at_a_twen
 
     def look(self, net, **kwargs):
         rate = {id(p): group["lr"] for group in net.optimizer_.param_groups for p in group["params"]}
-        adapters = {rate.pop(id(p)) for ps in net.module_.layer_parameters().values() for p in ps}
+        adapters = {rate.pop(id(p)) for ps in net.module_.layer_parameters.values() for p in ps}
         for part, found in (("adapters", adapters), ("head", set(rate.values()))):
             (only,) = found
             rates[part].append(only)

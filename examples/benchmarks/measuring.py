@@ -77,7 +77,7 @@ def _measure_here(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dic
 
 def share_in_training(classifier: IRTuningClassifier) -> float:
     """Return the share of the adapter parameters in training, mean over the steps."""
-    parameters = classifier.net_.module_.layer_parameters()
+    parameters = classifier.net_.module_.layer_parameters
     counts = np.array([sum(p.numel() for p in parameters[layer]) for layer in classifier.candidate_layers_])
     return float((classifier.active_layers_ @ counts).mean() / counts.sum())
 
