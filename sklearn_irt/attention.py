@@ -103,7 +103,7 @@ class _GroupedAttention(torch.autograd.Function):
         n_texts, n_heads, n_tokens, head_size = query.shape
         grouped = (n_texts * key.shape[1], -1, head_size)
         queries, keys, values = (tensor.reshape(grouped) for tensor in (query, key, value))
-        scores = torch.bmm(queries, keys.transpose(1, 2)).view(n_texts, n_heads, n_tokens, -1).float().mul_(scaling)
+        scores = _scaled_bmm(queries, keys.transpose(1, 2), scaling).view(n_texts, n_heads, n_tokens, -1).float()
         if mask is not None:
             scores += mask
         weights = torch.softmax(scores, dim=-1).to(query.dtype).view(len(queries), -1, scores.shape[-1])
@@ -124,10 +124,15 @@ class _GroupedAttention(torch.autograd.Function):
             weights_gradient, dropped = weights_gradient * kept, weights * kept
         value_gradient = torch.bmm(dropped.transpose(1, 2), gradient)
         # The derivative of the softmax is w * (g - sum(w * g)).
-        scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype).mul_(ctx.scaling)
-        query_gradient = torch.bmm(scores_gradient, keys).view(query_shape)
-        key_gradient = torch.bmm(scores_gradient.transpose(1, 2), queries).view(key_shape)
+        scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
+        query_gradient = _scaled_bmm(scores_gradient, keys, ctx.scaling).view(query_shape)
+        key_gradient = _scaled_bmm(scores_gradient.transpose(1, 2), queries, ctx.scaling).view(key_shape)
         return query_gradient, key_gradient, value_gradient.view(key_shape), None, None, None
+
+
+def _scaled_bmm(left: torch.Tensor, right: torch.Tensor, factor: float) -> torch.Tensor:
+    """Multiply batches of matrices, and the product by a factor, without another pass over it."""
+    return torch.baddbmm(left.new_empty(1), left, right, beta=0, alpha=factor)
 
 
 AttentionInterface.register(NAME, attend)

@@ -13,6 +13,7 @@ from .backbone import Backbone, get_layers
 from .fixed_shapes import batches_of_fixed_shape, fill_up
 from .normalization import quicken_norms
 from .partial_model import run_up_to, share_weights
+from .rotary_attention import quicken_rotary_attention
 from .states_store import (
     SHARE_OF_FREE_MEMORY,
     STORED_DTYPE,
@@ -133,6 +134,7 @@ def _run_prefix(
         return
     model = share_weights(backbone.model)
     quicken_norms(model)
+    quicken_rotary_attention(model)
     layer = get_layers(model, backbone.stack)[first_layer]
     for texts, n_rows, width in batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp)):
         rows = {"input_ids": [token_ids[text] for text in fill_up(texts, n_rows)]}

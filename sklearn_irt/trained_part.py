@@ -18,6 +18,7 @@ from .known_answers import KnownAnswers
 from .normalization import quicken_norms
 from .partial_model import enter, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
+from .rotary_attention import quicken_rotary_attention
 
 
 class TrainedPart(nn.Module):
@@ -71,6 +72,7 @@ class TrainedPart(nn.Module):
         self.backbone = backbone
         self.model = share_weights(backbone.model)
         drop_upper_layers(self._stack, n_layers)
+        quicken_rotary_attention(self.model)
         self._entry = start_at(self._stack, self.first_layer)
         with isolated_seed(seed, backbone.device):
             replace_head(self.model, n_classes, backbone.drawn)
