@@ -123,7 +123,8 @@ class _AdaptedProduct(torch.autograd.Function):
         outputs = linear(inputs, weight, bias)
         reduced = inputs.reshape(-1, inputs.shape[-1]) @ A.T
         outputs.view(-1, outputs.shape[-1]).addmm_(reduced, B.T)
-        ctx.save_for_backward(inputs, weight, A, B, reduced)
+        A_trains, B_trains = ctx.needs_input_grad[3:5]
+        ctx.save_for_backward(inputs if A_trains else None, weight, A, B, reduced if B_trains else None)
         ctx.scaling = scaling
         return outputs
 
@@ -134,7 +135,7 @@ class _AdaptedProduct(torch.autograd.Function):
         reduced_gradient = rows @ B
         inputs_gradient = A_gradient = B_gradient = None
         if ctx.needs_input_grad[0]:
-            inputs_gradient = (rows @ weight).addmm_(reduced_gradient, A).view(inputs.shape)
+            inputs_gradient = (rows @ weight).addmm_(reduced_gradient, A).view(*gradient.shape[:-1], -1)
         if ctx.needs_input_grad[3]:
             A_gradient = (reduced_gradient.T @ inputs.reshape(-1, inputs.shape[-1])).float() * ctx.scaling
         if ctx.needs_input_grad[4]:
