@@ -3,6 +3,7 @@
 import torch
 
 from .batching import batches_for
+from .layer_by_layer import in_groups
 from .prefix import PrefixStates
 from .trained_part import TrainedPart
 
@@ -21,10 +22,11 @@ def advance_states(part: TrainedPart, states: PrefixStates, layer: int) -> None:
     """
     was_training = part.training
     part.eval()
-    for texts, inputs in batches_for(part.backbone, states):
+    for group in in_groups(batches_for(part.backbone, states)):
         with torch.inference_mode():
-            advanced = part.advance(layer, **inputs)
-        for text, row in zip(texts.tolist(), advanced, strict=False):
-            states.replace(text, row[: len(states.token_ids[text])])
+            advanced = part.advance(layer, [inputs for _, inputs in group])
+        for (texts, _), rows in zip(group, advanced, strict=True):
+            for text, row in zip(texts.tolist(), rows, strict=False):
+                states.replace(text, row[: len(states.token_ids[text])])
     part.train(was_training)
     part.start_from(layer)

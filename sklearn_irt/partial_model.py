@@ -19,9 +19,16 @@ _entering: ContextVar[tuple[torch.Tensor, torch.Tensor]] = ContextVar("entering"
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """Copy a model's modules but not its tensors, so that modules can be replaced without the first one noticing."""
+    """Copy a model's modules but not its tensors, so that modules can be replaced without the first one noticing.
+
+    The copy does not collect keys and values for texts to be continued.
+    """
     shared = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+    copied = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+    config = copied.config.get_text_config()
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return copied
 
 
 class _End(Exception):  # noqa: N818 - it is a way out, not an error

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from .batching import batches_for
+from .layer_by_layer import in_groups
 from .prefix import PrefixStates, compute_prefix_states
 from .states_store import between_fits
 from .trained_part import TrainedPart
@@ -59,8 +60,9 @@ def predict_logits(
 
 def _logits_of(part: TrainedPart, states: PrefixStates) -> NDArray[np.float64]:
     logits = np.empty((len(states), part.n_classes))
-    for texts, inputs in batches_for(part.backbone, states):
-        with torch.inference_mode():
-            batch = part(**inputs)
-        logits[texts] = batch[: len(texts)].float().cpu().numpy()
+    for group in in_groups(batches_for(part.backbone, states)):
+        with torch.inference_mode(), part.predicting:
+            answers = part.classify([inputs for _, inputs in group])
+        for (texts, _), rows in zip(group, answers, strict=True):
+            logits[texts] = rows[: len(texts)].float().cpu().numpy()
     return logits

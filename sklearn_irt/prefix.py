@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .backbone import Backbone, get_layers
 from .fixed_shapes import batches_of_fixed_shape, fill_up
+from .layer_by_layer import in_groups, run_layer_by_layer
 from .normalization import quicken_norms
 from .partial_model import run_up_to, share_weights
 from .rotary_attention import quicken_rotary_attention
@@ -135,14 +137,21 @@ def _run_prefix(
     model = share_weights(backbone.model)
     quicken_norms(model)
     quicken_rotary_attention(model)
-    layer = get_layers(model, backbone.stack)[first_layer]
-    for texts, n_rows, width in batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp)):
-        rows = {"input_ids": [token_ids[text] for text in fill_up(texts, n_rows)]}
-        padded = backbone.tokenizer.pad(rows, padding="max_length", max_length=width, return_tensors="pt")
-        padded = padded.to(backbone.device)
+    layers = get_layers(model, backbone.stack)
+    for group in in_groups(batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp))):
+        padded = [_pad(backbone, token_ids, *batch) for batch in group]
         with torch.inference_mode():
-            states = run_up_to(layer, model, input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).to(
-                "cpu", STORED_DTYPE
-            )
-        for text, row in zip(texts.tolist(), states, strict=False):
-            yield text, row[: len(token_ids[text])].clone()
+            runs = [partial(run_up_to, layers[first_layer], model, **inputs) for inputs in padded]
+            leaving = run_layer_by_layer(layers[:first_layer], runs)
+        for (texts, _, _), rows in zip(group, leaving, strict=True):
+            for text, row in zip(texts.tolist(), rows.to("cpu", STORED_DTYPE), strict=False):
+                yield text, row[: len(token_ids[text])].clone()
+
+
+def _pad(
+    backbone: Backbone, token_ids: Sequence[list[int]], texts: NDArray[np.intp], n_rows: int, width: int
+) -> dict[str, torch.Tensor]:
+    rows = {"input_ids": [token_ids[text] for text in fill_up(texts, n_rows)]}
+    padded = backbone.tokenizer.pad(rows, padding="max_length", max_length=width, return_tensors="pt")
+    padded = padded.to(backbone.device)
+    return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}

@@ -1,8 +1,9 @@
 """What training changes: the candidate layers' adapters and the classification head, as one torch module."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
 from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
+from .layer_by_layer import run_layer_by_layer
 from .normalization import quicken_norms
 from .partial_model import enter, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
@@ -50,6 +52,8 @@ class TrainedPart(nn.Module):
         Outputs of the head.
     known_answers : KnownAnswers
         What it answered since it learned what it knows.
+    predicting : Lock
+        Held by the thread that predicts.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class TrainedPart(nn.Module):
         self.model = share_weights(backbone.model)
         drop_upper_layers(self._stack, n_layers)
         quicken_rotary_attention(self.model)
-        self._entry = start_at(self._stack, self.first_layer)
+        self._entry, self._entered_layer = start_at(self._stack, self.first_layer), self.first_layer
         with isolated_seed(seed, backbone.device):
             replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
@@ -86,6 +90,7 @@ class TrainedPart(nn.Module):
         self._prepare_head()
         read_pooled_alone(self.model, self._stack)
         self.known_answers = KnownAnswers()
+        self.predicting = Lock()
 
     def forward(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Compute logits.
@@ -102,8 +107,8 @@ class TrainedPart(nn.Module):
         logits : Tensor of shape (n_texts, n_classes), dtype float32
             One row a text.
         """
-        with self._context(states, attention_mask) as inputs:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs).logits
+        with self._entered_by(states, attention_mask):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     @property
     def _stack(self) -> nn.ModuleList:
@@ -112,25 +117,43 @@ class TrainedPart(nn.Module):
     def start_from(self, layer: int) -> None:
         """Let :meth:`forward` take the states that enter ``layer``, which is no lower than ``first_layer``."""
         self._entry.remove()
-        self._entry = start_at(self._stack, layer)
+        self._entry, self._entered_layer = start_at(self._stack, layer), layer
 
-    def advance(
-        self, layer: int, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    def advance(self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """Compute what enters ``layer`` in batches, each of which has the arguments of :meth:`forward`."""
+        runs = [partial(self._run_up_to, self._stack[layer], **batch) for batch in batches]
+        with self._autocast():
+            return run_layer_by_layer(self._stack[self._entered_layer : layer], runs)
+
+    def classify(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """Compute the logits of batches, each of which has the arguments of :meth:`forward`.
+
+        One thread at a time, for it is made to start elsewhere meanwhile.
+        """
+        last = len(self._stack) - 1
+        if len(batches) == 1 or self._entered_layer == last:
+            return [self(**batch) for batch in batches]
+        entered_layer, advanced = self._entered_layer, self.advance(last, batches)
+        self.start_from(last)
+        try:
+            return [self(**{**batch, "states": states}) for batch, states in zip(batches, advanced, strict=True)]
+        finally:
+            self.start_from(entered_layer)
+
+    def _run_up_to(
+        self, layer: nn.Module, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Compute what enters ``layer`` from the states that :meth:`forward` takes, of which it has the arguments."""
-        with self._context(states, attention_mask) as inputs:
-            return run_up_to(
-                self._stack[layer], self.model, input_ids=input_ids, attention_mask=attention_mask, **inputs
-            )
+        with self._entered_by(states, attention_mask):
+            return run_up_to(layer, self.model, input_ids=input_ids, attention_mask=attention_mask)
 
     @contextmanager
-    def _context(self, states: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[dict[str, bool]]:
-        """Let the states enter; yield the model's other arguments."""
-        states = states.to(next(self.backbone.model.parameters()).dtype)
+    def _entered_by(self, states: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[None]:
+        with enter(states.to(next(self.backbone.model.parameters()).dtype), attention_mask), self._autocast():
+            yield
+
+    def _autocast(self) -> AbstractContextManager[Any]:
         # Adapters that peft computes are in fp32, the states in the precision of the frozen weights.
-        autocast = self.backbone.autocast() if self._adapted is None else nullcontext()
-        with enter(states, attention_mask), autocast:
-            yield {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        return self.backbone.autocast() if self._adapted is None else nullcontext()
 
     def train(self, mode: bool = True) -> "TrainedPart":
         """Switch to training or evaluation; the modules are only visited when that changes something."""

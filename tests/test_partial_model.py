@@ -133,7 +133,7 @@ def test_states_of_a_middle_layer_are_those_of_the_whole_model(load, family):
     part = part_of(load(family))
     whole = whole_model_of(part)
     with torch.no_grad():
-        advanced = part.advance(3, **inputs_of(part.backbone, 1))
+        (advanced,) = part.advance(3, [inputs_of(part.backbone, 1)])
         for ids, states in zip(TOKEN_IDS, advanced, strict=True):
             expected = whole(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
             torch.testing.assert_close(states[: len(ids)], expected, rtol=1e-4, atol=1e-4)
@@ -145,7 +145,7 @@ def test_a_part_that_starts_higher_computes_the_same(load, family):
     inputs = inputs_of(part.backbone, 1)
     with torch.no_grad():
         before = part(**inputs)
-        advanced = {**inputs, "states": part.advance(3, **inputs)}
+        advanced = {**inputs, "states": part.advance(3, [inputs])[0]}
         part.start_from(3)
         torch.testing.assert_close(part(**advanced), before, rtol=1e-4, atol=1e-4)
         part.start_from(part.first_layer)
