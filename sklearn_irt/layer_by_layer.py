@@ -70,13 +70,13 @@ class _Recorder:
 
     def record(self, run: Callable[[], torch.Tensor]) -> "_Recorder":
         """Record one run."""
-        for layer in self.layers:
-            layer.forward = self._note
         try:
+            for layer in self.layers:
+                layer.forward = self._note
             left = run()
         finally:
             for layer in self.layers:
-                del layer.forward
+                layer.__dict__.pop("forward", None)
         self.passed_on &= left is self.entering and len(self.calls) == len(self.layers)
         return self
 

@@ -15,6 +15,7 @@ from transformers import (
 from sklearn_irt.adapters import adapter_config, attach_adapters
 from sklearn_irt.backbone import load_backbone, load_tokenizer
 from sklearn_irt.head import replace_head
+from sklearn_irt.layer_by_layer import _Recorder
 from sklearn_irt.partial_model import run_up_to, share_weights
 from sklearn_irt.prefix import compute_prefix_states
 from sklearn_irt.randomness import isolated_seed
@@ -213,3 +214,26 @@ def test_a_layer_runs_again_after_a_model_was_run_up_to_it(load):
         states = run_up_to(model.model.layers[2], model, input_ids=ids)
         assert torch.equal(model.model(ids).last_hidden_state, before)
         assert torch.equal(states, model.model(ids, output_hidden_states=True).hidden_states[2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_batches_run_layer_by_layer_and_give_what_each_gives_alone(load, family, monkeypatch):
+    recorded = []
+    record = _Recorder.record
+
+    def spy(self, run):
+        recorded.append(record(self, run))
+        return recorded[-1]
+
+    monkeypatch.setattr(_Recorder, "record", spy)
+    part = part_of(load(family))
+    whole = inputs_of(part.backbone, 1)
+    batches = [whole, {name: tensor[1:3] for name, tensor in whole.items()}]
+    recorded.clear()
+    with torch.no_grad():
+        alone = [part(**batch) for batch in batches]
+        together = part.classify(batches)
+        assert [recorder.passed_on for recorder in recorded] == [True, True]
+        for mine, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(part(**whole), alone[0], rtol=0, atol=0)
