@@ -1,6 +1,8 @@
 """Runs a model layer by layer over several batches, so that the weights of a layer are fetched once for all of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -49,6 +51,18 @@ def run_layer_by_layer(layers: nn.ModuleList, runs: Sequence[Callable[[], torch.
     return states
 
 
+@contextmanager
+def replaced(layers: nn.ModuleList, stand_in: Callable[[int], Callable[..., torch.Tensor]]) -> Iterator[None]:
+    """Let something else stand in for each layer's forward pass, by its index in ``layers``, for a while."""
+    try:
+        for index, layer in enumerate(layers):
+            layer.forward = stand_in(index)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
 class _Recorder:
     """Notes with which arguments a model calls its layers, without running them.
 
@@ -71,18 +85,18 @@ class _Recorder:
     def record(self, run: Callable[[], torch.Tensor]) -> "_Recorder":
         """Record one run."""
         try:
-            for layer in self.layers:
-                layer.forward = self._note
-            left = run()
-        finally:
-            for layer in self.layers:
-                layer.__dict__.pop("forward", None)
-        self.passed_on &= left is self.entering and len(self.calls) == len(self.layers)
+            with replaced(self.layers, lambda index: partial(self._note, index)):
+                left = run()
+        except Exception:
+            # A model may want more of a layer than states. If the error is another one, the run itself will raise it.
+            self.passed_on = False
+        else:
+            self.passed_on &= left is self.entering and len(self.calls) == len(self.layers)
         return self
 
-    def _note(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _note(self, index: int, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.entering is None:
             self.entering = hidden_states
-        self.passed_on &= hidden_states is self.entering
+        self.passed_on &= hidden_states is self.entering and index == len(self.calls)
         self.calls.append((args, kwargs))
         return hidden_states

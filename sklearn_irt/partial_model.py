@@ -44,7 +44,7 @@ def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.T
     raise _End(hidden_states)
 
 
-def _skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Stand in for the forward pass of a layer whose work is in the entering states already."""
     return hidden_states
 
@@ -100,8 +100,8 @@ def start_at(layers: nn.ModuleList, first_layer: int) -> RemovableHandle:
     """
     for index, layer in enumerate(layers):
         if index < first_layer:
-            layer.forward = _skip
-        elif layer.__dict__.get("forward") is _skip:
+            layer.forward = pass_on
+        elif layer.__dict__.get("forward") is pass_on:
             del layer.forward
     return layers[first_layer].register_forward_pre_hook(_inject, with_kwargs=True)
 

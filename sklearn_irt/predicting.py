@@ -61,7 +61,7 @@ def predict_logits(
 def _logits_of(part: TrainedPart, states: PrefixStates) -> NDArray[np.float64]:
     logits = np.empty((len(states), part.n_classes))
     for group in in_groups(batches_for(part.backbone, states)):
-        with torch.inference_mode(), part.predicting:
+        with torch.inference_mode():
             answers = part.classify([inputs for _, inputs in group])
         for (texts, _), rows in zip(group, answers, strict=True):
             logits[texts] = rows[: len(texts)].float().cpu().numpy()

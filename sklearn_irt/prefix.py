@@ -135,9 +135,9 @@ def _run_prefix(
     if not token_ids:
         return
     model = share_weights(backbone.model)
-    quicken_norms(model)
-    quicken_rotary_attention(model)
     layers = get_layers(model, backbone.stack)
+    quicken_norms(layers[:first_layer])
+    quicken_rotary_attention(layers[:first_layer])
     for group in in_groups(batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp))):
         padded = [_pad(backbone, token_ids, *batch) for batch in group]
         with torch.inference_mode():

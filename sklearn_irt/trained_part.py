@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
 from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
-from .layer_by_layer import run_layer_by_layer
+from .layer_by_layer import replaced, run_layer_by_layer
 from .normalization import quicken_norms
-from .partial_model import enter, read_pooled_alone, run_up_to, share_weights, start_at
+from .partial_model import enter, pass_on, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
+from .states_store import STORED_DTYPE
 
 
 class TrainedPart(nn.Module):
@@ -52,8 +53,6 @@ class TrainedPart(nn.Module):
         Outputs of the head.
     known_answers : KnownAnswers
         What it answered since it learned what it knows.
-    predicting : Lock
-        Held by the thread that predicts.
     """
 
     def __init__(
@@ -81,16 +80,16 @@ class TrainedPart(nn.Module):
         with isolated_seed(seed, backbone.device):
             replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
+        quicken_norms(self.model)
         self._own_what_trains()
         self._adapted = fold_adapters(self.model)
         tuned: list[Any] = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         for module in tuned:
             module.cast_input_dtype_enabled = False  # autocast casts, where that is needed
-        quicken_norms(self.model)
         self._prepare_head()
         read_pooled_alone(self.model, self._stack)
         self.known_answers = KnownAnswers()
-        self.predicting = Lock()
+        self._running = RLock()  # for its layers are replaced meanwhile
 
     def forward(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Compute logits.
@@ -107,7 +106,7 @@ class TrainedPart(nn.Module):
         logits : Tensor of shape (n_texts, n_classes), dtype float32
             One row a text.
         """
-        with self._entered_by(states, attention_mask):
+        with self._running, self._entered_by(states, attention_mask):
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     @property
@@ -122,23 +121,18 @@ class TrainedPart(nn.Module):
     def advance(self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute what enters ``layer`` in batches, each of which has the arguments of :meth:`forward`."""
         runs = [partial(self._run_up_to, self._stack[layer], **batch) for batch in batches]
-        with self._autocast():
+        with self._running, self._autocast():
             return run_layer_by_layer(self._stack[self._entered_layer : layer], runs)
 
     def classify(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
-        """Compute the logits of batches, each of which has the arguments of :meth:`forward`.
-
-        One thread at a time, for it is made to start elsewhere meanwhile.
-        """
+        """Compute the logits of batches, each of which has the arguments of :meth:`forward`."""
         last = len(self._stack) - 1
         if len(batches) == 1 or self._entered_layer == last:
             return [self(**batch) for batch in batches]
-        entered_layer, advanced = self._entered_layer, self.advance(last, batches)
-        self.start_from(last)
-        try:
-            return [self(**{**batch, "states": states}) for batch, states in zip(batches, advanced, strict=True)]
-        finally:
-            self.start_from(entered_layer)
+        with self._running:
+            advanced = self.advance(last, batches)
+            with replaced(self._stack[self._entered_layer : last], lambda index: pass_on):
+                return [self(**{**batch, "states": states}) for batch, states in zip(batches, advanced, strict=True)]
 
     def _run_up_to(
         self, layer: nn.Module, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -148,7 +142,9 @@ class TrainedPart(nn.Module):
 
     @contextmanager
     def _entered_by(self, states: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[None]:
-        with enter(states.to(next(self.backbone.model.parameters()).dtype), attention_mask), self._autocast():
+        if states.dtype == STORED_DTYPE:
+            states = states.to(next(self.backbone.model.parameters()).dtype)
+        with enter(states, attention_mask), self._autocast():
             yield
 
     def _autocast(self) -> AbstractContextManager[Any]:

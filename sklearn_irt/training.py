@@ -25,6 +25,8 @@ from .trained_part import TrainedPart
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT_NORM = 1.0
+# Tokens of a batch, padding included, that go through the trained part together.
+_MOST_TOKENS_ON_A_CPU = 1024
 # The head reads states of which a large part is common to all texts: at the adapters' learning rate, each step of AdamW
 # would move the logits of all texts together by about as much as they differ.
 _HEAD_LEARNING_RATE_SHARE = 0.05
@@ -63,11 +65,25 @@ class LayerwiseNet(NeuralNetClassifier):
         return (self.criterion_(y_pred, y_true.to(y_pred.device)) * weights).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
-        """Compute loss and gradients of a batch, and stop if the loss is not finite."""
-        step = super().train_step_single(batch, **fit_params)
-        if not torch.isfinite(step["loss"]):
-            raise self.divergence(f"The loss is {step['loss'].item()}")
-        return step
+        """Compute loss and gradients of a batch, and stop if the loss is not finite.
+
+        On a CPU a batch of many tokens goes in parts, whose gradients add up to those of the batch: what layers keep
+        for their gradients is most of a fit's memory, and would be as large as the longest texts make it.
+        """
+        steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self._split(*batch)]
+        loss, logits = torch.stack([step["loss"].detach() for step in steps]).sum(), [step["y_pred"] for step in steps]
+        if not torch.isfinite(loss):
+            raise self.divergence(f"The loss is {loss.item()}")
+        return {"loss": loss, "y_pred": torch.cat(logits)}
+
+    def _split(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
+        n_texts, width = inputs["input_ids"].shape
+        on_cpu = torch.device(self.device).type == "cpu"
+        n_parts = -(-n_texts // max(1, _MOST_TOKENS_ON_A_CPU // width)) if on_cpu else 1
+        for rows in torch.arange(n_texts).split(-(-n_texts // n_parts)):
+            part = {name: tensor[rows] for name, tensor in inputs.items()}
+            part["weight"] = part["weight"] * (len(rows) / n_texts)  # the loss is a mean over the batch
+            yield part, labels[rows]
 
     def divergence(self, what: str) -> FloatingPointError:
         """Return the error that says where training diverged."""

@@ -56,6 +56,24 @@ def test_a_model_that_does_something_between_its_layers_runs_as_it_is():
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(states, expected, strict=True))
 
 
+def test_a_model_that_wants_more_than_states_of_its_layers_runs_as_it_is():
+    class Both(Model):
+        def forward(self, states, added):
+            for layer in self.layers:
+                states, _ = layer(states, added)
+            return states
+
+    class AlsoGivesWeights(Layer):
+        def forward(self, hidden_states, added, factor=1):
+            return super().forward(hidden_states, added, factor), None
+
+    model = Both()
+    model.layers = nn.ModuleList(AlsoGivesWeights(number, model.order) for number in range(3))
+    expected = [run() for run in runs_of(model)]
+    states = run_layer_by_layer(model.layers, runs_of(model))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(states, expected, strict=True))
+
+
 def test_layers_are_themselves_again_after_an_error():
     model = Model(between=lambda states: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -237,3 +237,20 @@ def test_several_batches_run_layer_by_layer_and_give_what_each_gives_alone(load,
         for mine, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(part(**whole), alone[0], rtol=0, atol=0)
+
+
+def test_an_interrupted_prediction_leaves_the_model_as_it_was(load, monkeypatch):
+    part = part_of(load("llama"))
+    inputs = inputs_of(part.backbone, 1)
+    with torch.no_grad():
+        before = part(**inputs)
+        for place in ("advance", "forward"):
+            with monkeypatch.context() as patch:
+                patch.setattr(part, place, raise_keyboard_interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    part.classify([inputs, inputs])
+            torch.testing.assert_close(part(**inputs), before, rtol=0, atol=0)
+
+
+def raise_keyboard_interrupt(*args, **kwargs):
+    raise KeyboardInterrupt

@@ -3,10 +3,24 @@
 import pytest
 import torch
 from torch import nn
-from transformers import CohereConfig, DynamicCache, LlamaConfig, Olmo2Config, StableLmConfig
+from transformers import (
+    CohereConfig,
+    DynamicCache,
+    LlamaConfig,
+    MistralConfig,
+    NemotronConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Qwen2Config,
+    StableLmConfig,
+)
 from transformers.models.cohere.modeling_cohere import CohereAttention
 from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers.models.mistral.modeling_mistral import MistralAttention
+from transformers.models.nemotron.modeling_nemotron import NemotronAttention
+from transformers.models.olmo.modeling_olmo import OlmoAttention
 from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from transformers.models.stablelm.modeling_stablelm import StableLmAttention
 
 from sklearn_irt.attention import NAME
@@ -52,11 +66,30 @@ def test_outputs_and_gradients_are_those_of_the_module(dtype, tolerance):
 
 @pytest.mark.parametrize(
     ("module_class", "config_class"),
-    [(CohereAttention, CohereConfig), (Olmo2Attention, Olmo2Config), (StableLmAttention, StableLmConfig)],
-    ids=["pairs that lie side by side", "normalized queries", "half of each head rotated"],
+    [
+        (CohereAttention, CohereConfig),
+        (Olmo2Attention, Olmo2Config),
+        (OlmoAttention, OlmoConfig),
+        (NemotronAttention, NemotronConfig),
+        (StableLmAttention, StableLmConfig),
+    ],
+    ids=[
+        "pairs that lie side by side",
+        "normalized",
+        "clipped",
+        "half of each head rotated",
+        "queries rotated in part",
+    ],
 )
 def test_attention_of_another_kind_stays_as_it_is(module_class, config_class):
     assert not quickened(make_attention(module_class, config_class))
+
+
+@pytest.mark.parametrize(
+    ("module_class", "config_class"), [(MistralAttention, MistralConfig), (Qwen2Attention, Qwen2Config)]
+)
+def test_relatives_that_mask_distant_tokens_compute_by_fewer_passes_too(module_class, config_class):
+    assert quickened(make_attention(module_class, config_class))
 
 
 def test_dropout_and_other_kernels_stay_as_they_are():

@@ -96,6 +96,32 @@ def test_scores_are_the_gradient_norms_before_clipping(make_classifier, revision
                 assert clipped[step] <= 1e-3 < np.linalg.norm(tensors)
 
 
+def test_a_batch_that_goes_in_parts_teaches_what_it_teaches_whole(make_classifier, revisions, monkeypatch):
+    X, y = revisions
+    weights = np.linspace(0.2, 3, len(y))
+    parts = []
+    infer = LayerwiseNet.infer
+
+    def spy(self, x, **fit_params):
+        parts.append(tuple(x["input_ids"].shape))
+        return infer(self, x, **fit_params)
+
+    monkeypatch.setattr(LayerwiseNet, "infer", spy)
+
+    def fit(most_tokens):
+        monkeypatch.setattr("sklearn_irt.training._MOST_TOKENS_ON_A_CPU", most_tokens)
+        parts.clear()
+        return make_classifier(precision="fp32", batch_size=20).fit(X, y, sample_weight=weights), list(parts)
+
+    (whole, of_whole), (split, of_split) = fit(10**6), fit(700)
+    assert len(of_split) > len(of_whole)
+    assert all(n_texts * width <= 700 for n_texts, width in of_split)
+    assert sum(n_texts for n_texts, _ in of_split) == len(y)
+    assert split.history_[0]["train_loss"] == pytest.approx(whole.history_[0]["train_loss"], rel=1e-4)
+    np.testing.assert_allclose(split.layer_scores_, whole.layer_scores_, rtol=1e-3)
+    np.testing.assert_allclose(split.predict_proba(X), whole.predict_proba(X), atol=1e-3)
+
+
 def test_rows_of_the_reports_are_steps_and_columns_are_candidates(make_classifier, revisions):
     X, y = revisions
     classifier = make_classifier(max_epochs=2, candidate_layers="all").fit(X, y)
