@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PromptTuningConfig
+from peft import IA3Config, LNTuningConfig, LoraConfig, PromptTuningConfig
 
 from sklearn_irt.adapters import adapter_config
 from sklearn_irt.backbone import load_backbone
@@ -99,3 +99,14 @@ def test_state_dict_holds_adapters_and_head_and_loads_back(backbone):
     assert all(torch.equal(part.state_dict()[name], other.state_dict()[name]) for name in part.state_dict())
     with pytest.raises(ValueError, match="do not belong"):
         TrainedPart(backbone, [3], adapter_config("lora"), n_classes=3, seed=0).load_state_dict(part.state_dict())
+
+
+def test_norms_that_an_adapter_trains_get_gradients(backbone):
+    part = TrainedPart(backbone, [3], LNTuningConfig(), n_classes=3, seed=0)
+    norms = part.layer_parameters[3]
+    for norm in norms:
+        norm.requires_grad_(True)
+    states = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    part(states, torch.full((2, 5), 7), torch.ones(2, 5, dtype=torch.int64)).square().sum().backward()
+    assert norms
+    assert all(norm.grad is not None and norm.grad.any() for norm in norms)
