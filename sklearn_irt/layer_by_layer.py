@@ -37,11 +37,15 @@ def run_layer_by_layer(layers: nn.ModuleList, runs: Sequence[Callable[[], torch.
     states : list of Tensor
         What the callables return. A model that does something between its layers runs batch by batch.
     """
-    if len(runs) == 1 or len(layers) == 0:
-        return [run() for run in runs]
+    together = try_layer_by_layer(layers, runs) if len(runs) > 1 and len(layers) else None
+    return [run() for run in runs] if together is None else together
+
+
+def try_layer_by_layer(layers: nn.ModuleList, runs: Sequence[Callable[[], torch.Tensor]]) -> list[torch.Tensor] | None:
+    """Do the same, but return None where the model does something between its layers."""
     recorded = [_Recorder(layers).record(run) for run in runs]
     if not all(recorder.passed_on for recorder in recorded):
-        return [run() for run in runs]
+        return None
     states = [recorder.entering for recorder in recorded]
     for index, layer in enumerate(layers):
         calls = [recorder.calls[index] for recorder in recorded]

@@ -1,6 +1,6 @@
 """What training changes: the candidate layers' adapters and the classification head, as one torch module."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from threading import RLock
@@ -16,7 +16,7 @@ from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
 from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
-from .layer_by_layer import replaced, run_layer_by_layer
+from .layer_by_layer import replaced, run_layer_by_layer, try_layer_by_layer
 from .normalization import quicken_norms
 from .partial_model import enter, pass_on, read_pooled_alone, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
@@ -120,9 +120,8 @@ class TrainedPart(nn.Module):
 
     def advance(self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute what enters ``layer`` in batches, each of which has the arguments of :meth:`forward`."""
-        runs = [partial(self._run_up_to, self._stack[layer], **batch) for batch in batches]
         with self._running, self._autocast():
-            return run_layer_by_layer(self._stack[self._entered_layer : layer], runs)
+            return run_layer_by_layer(self._stack[self._entered_layer : layer], self._runs_up_to(layer, batches))
 
     def classify(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute the logits of batches, each of which has the arguments of :meth:`forward`."""
@@ -130,9 +129,18 @@ class TrainedPart(nn.Module):
         if len(batches) == 1 or self._entered_layer == last:
             return [self(**batch) for batch in batches]
         with self._running:
-            advanced = self.advance(last, batches)
-            with replaced(self._stack[self._entered_layer : last], lambda index: pass_on):
+            lower = self._stack[self._entered_layer : last]
+            with self._autocast():
+                advanced = try_layer_by_layer(lower, self._runs_up_to(last, batches))
+            if advanced is None:
+                return [self(**batch) for batch in batches]
+            with replaced(lower, lambda index: pass_on):
                 return [self(**{**batch, "states": states}) for batch, states in zip(batches, advanced, strict=True)]
+
+    def _runs_up_to(
+        self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]
+    ) -> list[Callable[[], torch.Tensor]]:
+        return [partial(self._run_up_to, self._stack[layer], **batch) for batch in batches]
 
     def _run_up_to(
         self, layer: nn.Module, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor

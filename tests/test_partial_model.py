@@ -5,6 +5,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModel,
+    DebertaV2Config,
     Gemma2Config,
     GPTNeoXConfig,
     MistralConfig,
@@ -244,7 +245,7 @@ def test_an_interrupted_prediction_leaves_the_model_as_it_was(load, monkeypatch)
     inputs = inputs_of(part.backbone, 1)
     with torch.no_grad():
         before = part(**inputs)
-        for place in ("advance", "forward"):
+        for place in ("_run_up_to", "forward"):
             with monkeypatch.context() as patch:
                 patch.setattr(part, place, raise_keyboard_interrupt)
                 with pytest.raises(KeyboardInterrupt):
@@ -254,3 +255,16 @@ def test_an_interrupted_prediction_leaves_the_model_as_it_was(load, monkeypatch)
 
 def raise_keyboard_interrupt(*args, **kwargs):
     raise KeyboardInterrupt
+
+
+def test_a_model_whose_layers_give_more_than_states_predicts_batch_by_batch(backbones, tmp_path):
+    config = DebertaV2Config(**SIZE, relative_attention=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0)
+    _save(tmp_path / "deberta", config, load_tokenizer(backbones["llama"]))
+    backbone = load_backbone(tmp_path / "deberta", precision="fp32", device=torch.device("cpu"))
+    part = part_of(backbone, layers=(0, 1, 2, 3))
+    whole = inputs_of(backbone, 0)
+    batches = [whole, {name: tensor[1:3] for name, tensor in whole.items()}]
+    with torch.no_grad():
+        alone = [part(**batch) for batch in batches]
+        for mine, expected in zip(part.classify(batches), alone, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
