@@ -1,13 +1,14 @@
 """Runs a model layer by layer over several batches, so that the weights of a layer are fetched once for all of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from .partial_model import replaced
 
 Item = TypeVar("Item")
 
@@ -53,18 +54,6 @@ def try_layer_by_layer(layers: nn.ModuleList, runs: Sequence[Callable[[], torch.
             layer.forward(entering, *args, **kwargs) for entering, (args, kwargs) in zip(states, calls, strict=True)
         ]
     return states
-
-
-@contextmanager
-def replaced(layers: nn.ModuleList, stand_in: Callable[[int], Callable[..., torch.Tensor]]) -> Iterator[None]:
-    """Let something else stand in for each layer's forward pass, by its index in ``layers``, for a while."""
-    try:
-        for index, layer in enumerate(layers):
-            layer.forward = stand_in(index)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
 
 
 class _Recorder:

@@ -1,6 +1,8 @@
 """Runs a part of a model: up to some layer, or on from it, and in the last layer no more than what the head reads."""
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,6 +51,18 @@ def pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
     return hidden_states
 
 
+@contextmanager
+def replaced(layers: Iterable[nn.Module], stand_in: Callable[[int], Callable[..., torch.Tensor]]) -> Iterator[None]:
+    """Let something else stand in for each layer's forward pass, by its index in ``layers``, for a while."""
+    try:
+        for index, layer in enumerate(layers):
+            layer.forward = stand_in(index)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
 def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     """Run a model as far as the place where a layer begins.
 
@@ -71,13 +85,11 @@ def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.
     RuntimeError
         If the model did not come to that layer.
     """
-    layer.forward = _read_out
-    try:
-        model(**inputs)
-    except _End as end:
-        return end.states
-    finally:
-        del layer.forward
+    with replaced([layer], lambda _: _read_out):
+        try:
+            model(**inputs)
+        except _End as end:
+            return end.states
     raise RuntimeError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
 
 

@@ -16,9 +16,9 @@ from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
 from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
-from .layer_by_layer import replaced, run_layer_by_layer, try_layer_by_layer
+from .layer_by_layer import run_layer_by_layer, try_layer_by_layer
 from .normalization import quicken_norms
-from .partial_model import enter, pass_on, read_pooled_alone, run_up_to, share_weights, start_at
+from .partial_model import enter, pass_on, read_pooled_alone, replaced, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
 from .states_store import STORED_DTYPE

@@ -48,7 +48,7 @@ def checksums(model):
 
 def frozen_places(classifier):
     part = classifier.net_.module_
-    learned = {id(parameter) for _, parameter in part.learned_parameters.items()}
+    learned = {id(parameter) for parameter in part.learned_parameters.values()}
     return {name: p.data_ptr() for name, p in part.model.named_parameters() if id(p) not in learned}
 
 
@@ -58,7 +58,7 @@ def test_two_classifiers_hold_the_same_frozen_tensors_and_their_own_adapters(mak
     places = frozen_places(first)
     assert len(places) > 30
     assert places == frozen_places(second)
-    learned = [{p.data_ptr() for _, p in c.net_.module_.learned_parameters.items()} for c in (first, second)]
+    learned = [{p.data_ptr() for p in c.net_.module_.learned_parameters.values()} for c in (first, second)]
     assert not learned[0] & learned[1]
     assert not set(places.values()) & learned[0]
 
