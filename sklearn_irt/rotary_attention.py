@@ -34,8 +34,8 @@ def _is_plain(layer: Any) -> bool:
     return (
         hasattr(layer, "q_proj")
         and getattr(config, "_attn_implementation", None) == NAME
-        and not layer.attention_dropout
         and _code_of(type(layer).forward) == _code_of(LlamaAttention.forward) != ()
+        and not layer.attention_dropout
     )
 
 
@@ -46,7 +46,7 @@ def _code_of(forward: Callable[..., Any]) -> tuple[str, ...]:
     rotations = [getattr(module, name, None) for name in ("apply_rotary_pos_emb", "rotate_half")]
     try:
         return tuple(_body_of(function) for function in (forward, *rotations) if function is not None)
-    except OSError:  # an application without its sources
+    except (OSError, TypeError):  # an application without its sources, or a kernel in a function's place
         return ()
 
 

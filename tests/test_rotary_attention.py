@@ -11,6 +11,7 @@ from transformers import (
     NemotronConfig,
     Olmo2Config,
     OlmoConfig,
+    OPTConfig,
     Qwen2Config,
     StableLmConfig,
 )
@@ -20,6 +21,7 @@ from transformers.models.mistral.modeling_mistral import MistralAttention
 from transformers.models.nemotron.modeling_nemotron import NemotronAttention
 from transformers.models.olmo.modeling_olmo import OlmoAttention
 from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention
+from transformers.models.opt.modeling_opt import OPTAttention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from transformers.models.stablelm.modeling_stablelm import StableLmAttention
 
@@ -31,7 +33,7 @@ SIZES = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2}
 
 def make_attention(module_class=LlamaAttention, config_class=LlamaConfig, dtype=torch.float32, **options):
     torch.manual_seed(0)
-    config = config_class(**SIZES, attn_implementation=NAME, **options)
+    config = config_class(**{**SIZES, **options}, attn_implementation=NAME)
     return module_class(config, layer_idx=0).to(dtype).eval()
 
 
@@ -71,6 +73,7 @@ def test_outputs_and_gradients_are_those_of_the_module(dtype, tolerance):
         (Olmo2Attention, Olmo2Config),
         (OlmoAttention, OlmoConfig),
         (NemotronAttention, NemotronConfig),
+        (OPTAttention, OPTConfig),
         (StableLmAttention, StableLmConfig),
     ],
     ids=[
@@ -78,6 +81,7 @@ def test_outputs_and_gradients_are_those_of_the_module(dtype, tolerance):
         "normalized",
         "clipped",
         "half of each head rotated",
+        "nothing rotated",
         "queries rotated in part",
     ],
 )
