@@ -115,4 +115,6 @@ def test_at_most_8_percent_of_the_tokens_of_iterater_are_padding(subset):
     rows = np.zeros(len(X))
     dataset = StatesDataset(states, tokenized.texts, labels=rows, weights=rows)
     masks = [inputs["attention_mask"] for inputs, _ in iterate_batches(dataset, 16, np.random.RandomState(0))]
-    assert tokenized.lengths.sum() >= 0.92 * sum(mask.numel() for mask in masks)
+    n_tokens = sum(int(mask.sum()) for mask in masks)
+    assert n_tokens == tokenized.lengths.sum()
+    assert n_tokens >= 0.92 * sum(mask.numel() for mask in masks)

@@ -1,7 +1,5 @@
 """What a step of training does, and what it leaves alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +8,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import compute_class_weight
 from torch.utils.data import Subset
 
-from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection, fetch_iterater
-from sklearn_irt.backbone import load_tokenizer
+from sklearn_irt import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
 from sklearn_irt.batching import LengthBuckets, StatesDataset, iterate_batches
 from sklearn_irt.callbacks import LastGoodWeights, describe_layers
-from sklearn_irt.pairs import read_pairs
 from sklearn_irt.prefix import PrefixStates
-from sklearn_irt.tokenization import tokenize_pairs
 from sklearn_irt.training import LayerwiseNet
-
-ITERATER = Path(__file__).parents[2] / "shared" / "data" / "iterater"
-needs_iterater = pytest.mark.skipif(not ITERATER.is_dir(), reason=f"the ITERATER corpus is not in {ITERATER}")
 
 
 class Alternating(LayerSelection):
@@ -281,16 +273,3 @@ class TestLengthBuckets:
     def test_without_a_generator_texts_come_sorted_by_length(self):
         order = [text for batch in LengthBuckets(self.lengths, 16, None) for text in batch]
         assert (np.diff(self.lengths[order]) >= 0).all()
-
-    @needs_iterater
-    def test_at_most_8_percent_of_the_tokens_of_iterater_are_padding(self, tiny_llama):
-        X = fetch_iterater("train", data_home=ITERATER).data
-        tokenized = tokenize_pairs(read_pairs(X), load_tokenizer(tiny_llama), "inline-diff", [], 8, 192)
-        assert len(np.unique(tokenized.lengths)) > 100
-        states = PrefixStates([torch.zeros(len(ids), 1) for ids in tokenized.token_ids], tokenized.token_ids)
-        rows = np.zeros(len(X))
-        dataset = StatesDataset(states, tokenized.texts, labels=rows, weights=rows)
-        masks = [inputs["attention_mask"] for inputs, _ in iterate_batches(dataset, 16, np.random.RandomState(0))]
-        n_tokens, n_padded = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
-        assert n_tokens == tokenized.lengths.sum()
-        assert n_tokens >= 0.92 * n_padded

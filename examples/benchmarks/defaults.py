@@ -18,13 +18,15 @@ def main():
         "--pairs", type=int, default=800, help="stratified part of the training pairs (default 800; 0: all)"
     )
     parser.add_argument("--vary", required=True, help="parameter of IRTuningClassifier")
+    parser.add_argument("--others", type=json.loads, default={}, help="other parameters to set, as a JSON object")
     parser.add_argument("--values", required=True, nargs="+", help="its values; what is JSON is read as JSON")
     arguments = parser.parse_args()
     parts = load_parts(arguments.data, arguments.pairs or None)
     runs = []
     for seed in range(arguments.seeds):
         for text in arguments.values:
-            classifier = IRTuningClassifier(random_state=seed).set_params(**{arguments.vary: read_value(text)})
+            parameters = {**arguments.others, arguments.vary: read_value(text)}
+            classifier = IRTuningClassifier(random_state=seed).set_params(**parameters)
             key = {"parameter": arguments.vary, "value": text, "pairs": arguments.pairs, "seed": seed}
             runs.append(run_once(arguments.results, key, classifier, parts))
     print_table(runs, by=["parameter", "value", "pairs"])
