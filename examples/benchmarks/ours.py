@@ -23,11 +23,12 @@ from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
 
 GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
+# The parameters of ours that are not at their defaults, by the name of the contender.
+SETTINGS: dict[str, dict[str, Any]] = {"ours": {}, "ours-quick": {"n_layers": 0.6, "candidate_layers": 0.25}}
 
 
-def measure_ours(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, Any]:
+def measure_ours(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, Any]:
     X, y, X_dev, y_dev = parts
-    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
     resting, start = restart_peak_memory(device), now()
     classifier.fit(X, y)
     seconds, cpu_seconds = (now() - start).round(2).tolist()
@@ -108,19 +109,17 @@ def merged_model(classifier: IRTuningClassifier) -> Any:
     return plain.to(DTYPES[classifier.precision_])
 
 
-def measure_grid(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, float]:
-    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
+def measure_grid(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, float]:
     search = GridSearchCV(classifier, GRID, scoring="f1_macro", cv=3, refit=False)
     resting = restart_peak_memory(device)
     seconds = seconds_of(lambda: search.fit(*parts[:2]))
     return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}
 
 
-def measure_fold(parts: Any, seed: int, epochs: int, device: torch.device) -> dict[str, float]:
+def measure_fold(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, float]:
     """Measure what the grid does twelve times: a fit on two thirds of the pairs, and the score on the rest."""
     X, y = parts[:2]
     train, test = next(StratifiedKFold(3).split(X, y))
-    classifier = IRTuningClassifier(max_epochs=epochs, device=str(device), random_state=seed)
     resting = restart_peak_memory(device)
     seconds = seconds_of(lambda: classifier.fit(X.iloc[train], y.iloc[train]).predict(X.iloc[test]))
     return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}

@@ -5,6 +5,7 @@
 A stratified 800 pairs of ITERATER train, judged on dev; batches of 8, 3 epochs, LoRA of rank 16. The contenders:
 
 - ours: IRTuningClassifier with its defaults
+- ours-quick: IRTuningClassifier(n_layers=0.6, candidate_layers=0.25), which runs 18 of 30 layers and may train 4
 - trainer: transformers' Trainer with peft, set up for speed: short padding, texts of like length together
 - paper: the recipe of Liu and Litman (arXiv 2510.00268), adapters in all layers and padding to 256 tokens
 - skorch: its documentation's way to fine-tune a transformer, all weights in fp32
@@ -29,23 +30,26 @@ import pandas as pd
 import torch
 from costs import peak_memory, restart_peak_memory
 from measuring import in_own_process, load_parts, parse_arguments, processor, read_results
-from ours import measure_fold, measure_grid, measure_ours
+from ours import SETTINGS, measure_fold, measure_grid, measure_ours
 from rivals import BACKBONE, TRAINER_RATE, fastest_precision, train_as_paper, train_with_skorch, train_with_trainer
 
+from sklearn_irt import IRTuningClassifier
 from sklearn_irt.backbone_files import locate_backbone
 from sklearn_irt.precision import choose_device
 
-CONTENDERS = ("ours", "trainer", "paper", "skorch")
-OWN_WORK = {"ours": measure_ours, "grid": measure_grid, "fold": measure_fold}
+OWN_WORK = {"fit": measure_ours, "grid": measure_grid, "fold": measure_fold}
 RIVALS = {"trainer": train_with_trainer, "paper": train_as_paper, "skorch": train_with_skorch}
+CONTENDERS = (*SETTINGS, *RIVALS)
 FIGURES = ("macro_f1", "best_macro_f1", "train_seconds", "train_cpu_seconds", "seconds_to_best", "peak_memory_mb")
 
 
 def run_contender(contender: str, parts: Any, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Measure one run, in a process that does nothing else."""
     warnings.filterwarnings("ignore", message=".*max_length")
-    if contender in OWN_WORK:
-        return OWN_WORK[contender](parts, device=device, **options)
+    name, _, work = contender.partition(" ")
+    if name in SETTINGS:
+        own = {"max_epochs": options["epochs"], "random_state": options["seed"], "device": str(device)}
+        return OWN_WORK[work or "fit"](parts, IRTuningClassifier(**SETTINGS[name], **own), device)
     resting = restart_peak_memory(device)
     figures = RIVALS[contender](parts, device=device, **options)
     return {**figures, "peak_memory_mb": peak_memory(device) - resting}
@@ -80,30 +84,31 @@ def choose_rival_precision(key: dict[str, Any], results: Path, parts: Any, devic
 
 
 def print_table(runs: pd.DataFrame) -> None:
-    """Print the mean over the seeds, and behind the costs how many times ours they are."""
+    """Print the mean over the seeds, and behind the costs how many times those of ours they are."""
     lines = runs[runs["contender"].isin(CONTENDERS)]
     table = lines.groupby("contender", sort=False)[[name for name in FIGURES if name in lines]].mean()
     for name in FIGURES[2:]:
-        if "ours" in table.index:
-            table.insert(table.columns.get_loc(name) + 1, "x ours", table[name] / table.loc["ours", name], True)
+        for ours in reversed([ours for ours in SETTINGS if ours in table.index]):
+            table.insert(table.columns.get_loc(name) + 1, f"x {ours}", table[name] / table.loc[ours, name], True)
     table.insert(0, "runs", lines.groupby("contender").size())
     print(table.round(3).to_string())
     print(f"machine: {', '.join(sorted(set(lines['processor'])))}; threads: {sorted(set(lines['threads']))}")
 
 
-def print_ours(runs: pd.DataFrame) -> None:
-    ours = runs[runs["contender"] == "ours"].mean(numeric_only=True)
+def print_ours(runs: pd.DataFrame, name: str) -> None:
+    """Print what was measured of ours alone."""
+    kinds = runs.groupby("contender").mean(numeric_only=True)
+    ours = kinds.loc[name]
     print(
-        f"a second fit in the same process, on the same texts at half the learning rate: "
+        f"{name}:\na second fit in the same process, on the same texts at half the learning rate: "
         f"{ours['second_fit_seconds']:.0f} s, the first one {ours['train_seconds']:.0f} s\n"
         f"probabilities of the training pairs: {ours['first_pairs_a_second']:.1f} pairs a second, asked again "
         f"{ours['again_pairs_a_second']:.1f}; a transformers pipeline on the merged model "
         f"{ours['pipeline_pairs_a_second']:.1f} (probabilities of the same text differ by "
         f"{ours['pipeline_difference']:.3f} at most)"
     )
-    kinds = runs.groupby("contender").mean(numeric_only=True)
-    if "grid" in kinds.index:
-        grid, fold = kinds.loc["grid"], kinds.loc["fold"]
+    if f"{name} grid" in kinds.index:
+        grid, fold = kinds.loc[f"{name} grid"], kinds.loc[f"{name} fold"]
         print(
             f"a grid of 4 points in 3 folds: {grid['train_seconds']:.0f} s, one point in one fold "
             f"{fold['train_seconds']:.0f} s, so {grid['train_seconds'] / fold['train_seconds']:.1f} times that; "
@@ -144,7 +149,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--trainer-rate", type=float, default=TRAINER_RATE, help="trainer's learning rate")
-    parser.add_argument("--grid", action="store_true", help="also time a grid search over ours: 13 fits more")
+    parser.add_argument("--grid", action="store_true", help="also time grid searches over ours: 13 fits more for each")
     parser.add_argument("--plot", type=Path, default=Path("speed.png"))
     arguments = parser.parse_args()
     parts = load_parts(arguments.data, arguments.pairs)
@@ -153,7 +158,10 @@ def main():
     setting = {"pairs": arguments.pairs, "epochs": arguments.epochs}
     setting |= {"device": device.type, "threads": torch.get_num_threads()}
     wanted = [{"contender": name, "seed": seed} for seed in range(arguments.seeds) for name in arguments.contenders]
-    wanted += [{"contender": name, "seed": 0} for name in ("fold", "grid") if arguments.grid]
+    own = [name for name in SETTINGS if name in arguments.contenders]
+    wanted += [
+        {"contender": f"{name} {work}", "seed": 0} for name in own for work in ("fold", "grid") if arguments.grid
+    ]
     runs = []
     for key in wanted:
         if key["contender"] == "trainer":
@@ -162,8 +170,8 @@ def main():
     lines = pd.DataFrame(runs)
     print_table(lines)
     plot(lines, arguments.plot)
-    if "ours" in arguments.contenders:
-        print_ours(lines)
+    for name in own:
+        print_ours(lines, name)
 
 
 if __name__ == "__main__":
