@@ -180,7 +180,7 @@ def batches_for(backbone: Backbone, states: PrefixStates) -> Iterator[tuple[NDAr
     inputs : dict of Tensor
         See :func:`pad_texts`.
     """
-    for texts, n_rows, width in batches_of_fixed_shape(states.lengths):
+    for texts, n_rows, width in batches_of_fixed_shape(states.lengths, backbone.precision):
         rows = [states[text] for text in fill_up(texts, n_rows)]
         inputs = pad_texts(rows, backbone.tokenizer.pad_token_id, width)
         yield texts, {name: tensor.to(backbone.device) for name, tensor in inputs.items()}

@@ -138,7 +138,8 @@ def _run_prefix(
     layers = get_layers(model, backbone.stack)
     quicken_norms(layers[:first_layer])
     quicken_rotary_attention(layers[:first_layer])
-    for group in in_groups(batches_of_fixed_shape(np.array([len(ids) for ids in token_ids], dtype=np.intp))):
+    lengths = np.array([len(ids) for ids in token_ids], dtype=np.intp)
+    for group in in_groups(batches_of_fixed_shape(lengths, backbone.precision)):
         padded = [_pad(backbone, token_ids, *batch) for batch in group]
         with torch.inference_mode():
             runs = [partial(run_up_to, layers[first_layer], model, **inputs) for inputs in padded]
