@@ -17,7 +17,7 @@ from sklearn_irt import IRTuningClassifier
 from sklearn_irt.backbone import describe_backbone, find_stack, get_layers, load_tokenizer
 from sklearn_irt.head import head_modules
 from sklearn_irt.pairs import read_pairs
-from sklearn_irt.precision import DTYPES, count_operations, product_rate, product_size
+from sklearn_irt.precision import DTYPES, product_rate, product_size
 from sklearn_irt.predicting import predict_logits
 from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
@@ -49,24 +49,30 @@ def measure_ours(parts: Any, classifier: IRTuningClassifier, device: torch.devic
 
 
 def least_seconds(classifier: IRTuningClassifier, X: Any) -> dict[str, float]:
-    """Return what the matrix products of a fit, and of a training step, take at the rate of a bare matrix product."""
-    backbone = classifier.net_.module_.backbone
+    """Return what the matrix products of a fit, and of a training step, take at the rate of a bare matrix product.
+
+    A token costs two operations a parameter of the prefix, once; and in each epoch two forwards through the candidate
+    layers, and two backwards down to the lowest layer in training. The last layer computes queries, keys and values of
+    every token, and the rest for one token a text, which is left out here.
+    """
+    backbone, candidates = classifier.net_.module_.backbone, classifier.candidate_layers_
     size = describe_backbone(backbone.model.config, classifier.n_layers)
-    prefix_share = classifier.candidate_layers_[0] / size.n_layers
     classes = [str(label) for label in classifier.classes_]
     tokens = tokenize_pairs(
         read_pairs(X), backbone.tokenizer, classifier.pair_format, classes, classifier.context, classifier.max_length
     )
-    epoch_tokens = tokens.lengths.sum()
     rate = product_rate(classifier.precision_, *product_size(backbone.model.config), backbone.device)
-    fit = count_operations(
-        size.n_layer_parameters, sum(map(len, tokens.token_ids)), epoch_tokens, prefix_share, classifier.max_epochs
-    )
-    steps = count_operations(size.n_layer_parameters, 0, epoch_tokens, prefix_share, classifier.max_epochs)
+    layer = size.n_layer_parameters / size.n_layers
+    attention = get_layers(backbone.model, backbone.stack)[-1].self_attn
+    last = sum(product.weight.numel() for product in (attention.q_proj, attention.k_proj, attention.v_proj))
+    lowest_in_training = classifier.active_layers_.argmax(axis=1)
+    n_parameters = 2 * last + layer * (2 * (len(candidates) - 1) - lowest_in_training.mean())
+    steps = 2 * n_parameters * tokens.lengths.sum() * classifier.max_epochs
+    prefix = 2 * layer * candidates[0] * sum(map(len, tokens.token_ids))
     n_steps = len(classifier.active_layers_)
     return {
         "product_rate": rate,
-        "least_fit_seconds": fit / rate,
+        "least_fit_seconds": (prefix + steps) / rate,
         "least_seconds_a_step": steps / n_steps / rate,
         "seconds_a_step": sum(epoch["dur"] for epoch in classifier.history_) / n_steps,
     }
