@@ -42,10 +42,12 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def seconds_of(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def timed(name: str, work: Callable[[], Any]) -> dict[str, float]:
+    """Return how long some work took: on the clock, and of computing."""
+    start = now()
     work()
-    return time.perf_counter() - start
+    seconds, cpu_seconds = (now() - start).tolist()
+    return {f"{name}_seconds": seconds, f"{name}_cpu_seconds": cpu_seconds}
 
 
 def restart_peak_memory(device: torch.device) -> int:

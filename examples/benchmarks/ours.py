@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from costs import now, peak_memory, restart_peak_memory, seconds_of
+from costs import peak_memory, restart_peak_memory, timed
 from peft.tuners.lora import LoraLayer
 from rivals import BACKBONE, load_plain_model, write_texts
 from scipy.special import softmax
@@ -29,22 +29,16 @@ SETTINGS: dict[str, dict[str, Any]] = {"ours": {}, "ours-quick": {"n_layers": 16
 
 def measure_ours(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, Any]:
     X, y, X_dev, y_dev = parts
-    resting, start = restart_peak_memory(device), now()
-    classifier.fit(X, y)
-    seconds, cpu_seconds = (now() - start).round(2).tolist()
-    figures = {
-        "train_seconds": seconds,
-        "train_cpu_seconds": cpu_seconds,
-        "seconds_to_best": seconds,
-        "peak_memory_mb": peak_memory(device) - resting,
-        "precision": classifier.precision_,
-    }
+    resting = restart_peak_memory(device)
+    figures: dict[str, Any] = timed("train", lambda: classifier.fit(X, y))
+    figures |= {"peak_memory_mb": peak_memory(device) - resting, "precision": classifier.precision_}
     macro_f1 = round(float(f1_score(y_dev, classifier.predict(X_dev), average="macro")), 4)
-    figures |= {"macro_f1": macro_f1, "best_macro_f1": macro_f1}
-    figures["epochs_reached"] = [{"seconds": seconds, "cpu_seconds": cpu_seconds, "macro_f1": macro_f1}]
+    reached = {"seconds": figures["train_seconds"], "cpu_seconds": figures["train_cpu_seconds"], "macro_f1": macro_f1}
+    figures |= {"macro_f1": macro_f1, "best_macro_f1": macro_f1, "seconds_to_best": reached["seconds"]}
+    figures["epochs_reached"] = [reached]
     figures |= least_seconds(classifier, X)
     other_rate = clone(classifier).set_params(learning_rate=classifier.learning_rate / 2)
-    figures["second_fit_seconds"] = seconds_of(lambda: other_rate.fit(X, y))
+    figures |= timed("second_fit", lambda: other_rate.fit(X, y))
     return figures | predicting(classifier, X, device)
 
 
@@ -87,11 +81,9 @@ def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> 
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32, device=device)
     options = {"top_k": None, "truncation": True, "max_length": classifier.max_length}
     between_fits.clear()  # a prediction of texts that no fit has seen
-    figures = {
-        "first_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
-        "again_pairs_a_second": len(texts) / seconds_of(lambda: classifier.predict_proba(X)),
-        "pipeline_pairs_a_second": len(texts) / seconds_of(lambda: classify(texts, **options)),
-    }
+    figures = timed("first_answers", lambda: classifier.predict_proba(X))
+    figures |= timed("answers_again", lambda: classifier.predict_proba(X))
+    figures |= timed("pipeline_answers", lambda: classify(texts, **options))
     some = texts[:100]
     token_ids = tokenizer(some, truncation=True, max_length=classifier.max_length)["input_ids"]
     ours = softmax(predict_logits(classifier.net_.module_, token_ids), axis=1)
@@ -118,8 +110,8 @@ def merged_model(classifier: IRTuningClassifier) -> Any:
 def measure_grid(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, float]:
     search = GridSearchCV(classifier, GRID, scoring="f1_macro", cv=3, refit=False)
     resting = restart_peak_memory(device)
-    seconds = seconds_of(lambda: search.fit(*parts[:2]))
-    return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}
+    figures = timed("train", lambda: search.fit(*parts[:2]))
+    return {**figures, "peak_memory_mb": peak_memory(device) - resting}
 
 
 def measure_fold(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, float]:
@@ -127,5 +119,5 @@ def measure_fold(parts: Any, classifier: IRTuningClassifier, device: torch.devic
     X, y = parts[:2]
     train, test = next(StratifiedKFold(3).split(X, y))
     resting = restart_peak_memory(device)
-    seconds = seconds_of(lambda: classifier.fit(X.iloc[train], y.iloc[train]).predict(X.iloc[test]))
-    return {"train_seconds": seconds, "peak_memory_mb": peak_memory(device) - resting}
+    figures = timed("train", lambda: classifier.fit(X.iloc[train], y.iloc[train]).predict(X.iloc[test]))
+    return {**figures, "peak_memory_mb": peak_memory(device) - resting}

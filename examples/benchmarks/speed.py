@@ -99,19 +99,19 @@ def print_ours(runs: pd.DataFrame, name: str) -> None:
     """Print what was measured of ours alone."""
     kinds = runs.groupby("contender").mean(numeric_only=True)
     ours = kinds.loc[name]
+    print(f"{name} (seconds of computing in brackets):")
     print(
-        f"{name}:\na second fit in the same process, on the same texts at half the learning rate: "
-        f"{ours['second_fit_seconds']:.0f} s, the first one {ours['train_seconds']:.0f} s\n"
-        f"probabilities of the training pairs: {ours['first_pairs_a_second']:.1f} pairs a second, asked again "
-        f"{ours['again_pairs_a_second']:.1f}; a transformers pipeline on the merged model "
-        f"{ours['pipeline_pairs_a_second']:.1f} (probabilities of the same text differ by "
+        f"a second fit in the same process, on the same texts at half the learning rate: {costs(ours, 'second_fit')}, "
+        f"the first one {costs(ours, 'train')}\n"
+        f"probabilities of the {ours['pairs']:.0f} training pairs: {costs(ours, 'first_answers')}, asked again "
+        f"{ours['answers_again_seconds']:.4f} s; a transformers pipeline on the merged model "
+        f"{costs(ours, 'pipeline_answers')} (probabilities of the same text differ by "
         f"{ours['pipeline_difference']:.3f} at most)"
     )
     if f"{name} grid" in kinds.index:
         grid, fold = kinds.loc[f"{name} grid"], kinds.loc[f"{name} fold"]
         print(
-            f"a grid of 4 points in 3 folds: {grid['train_seconds']:.0f} s, one point in one fold "
-            f"{fold['train_seconds']:.0f} s, so {grid['train_seconds'] / fold['train_seconds']:.1f} times that; "
+            f"a grid of 4 points in 3 folds: {costs(grid, 'train')}, one point in one fold {costs(fold, 'train')}; "
             f"{grid['peak_memory_mb']:.0f} MB against {fold['peak_memory_mb']:.0f} MB"
         )
     print(
@@ -120,6 +120,10 @@ def print_ours(runs: pd.DataFrame, name: str) -> None:
         f"{ours['least_seconds_a_step'] / ours['seconds_a_step']:.0%}, the fit as a whole "
         f"{ours['least_fit_seconds'] / ours['train_seconds']:.0%}"
     )
+
+
+def costs(figures: pd.Series, name: str) -> str:
+    return f"{figures[f'{name}_seconds']:.0f} s ({figures[f'{name}_cpu_seconds']:.0f})"
 
 
 def plot(runs: pd.DataFrame, file: Path) -> None:
