@@ -24,7 +24,10 @@ from sklearn_irt.tokenization import tokenize_pairs
 
 GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
 # The parameters of ours that are not at their defaults, by the name of the contender.
-SETTINGS: dict[str, dict[str, Any]] = {"ours": {}, "ours-quick": {"n_layers": 16, "candidate_layers": 5, "selection": "full"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours-quick": {"n_layers": 16, "candidate_layers": 5, "selection": "full"},
+}
 
 
 def measure_ours(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, Any]:
