@@ -26,7 +26,7 @@ GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
 # The parameters of ours that are not at their defaults, by the name of the contender.
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {},
-    "ours-quick": {"n_layers": 16, "candidate_layers": 5, "selection": "full"},
+    "ours-quick": {"n_layers": 18, "candidate_layers": 4},
 }
 
 

@@ -5,7 +5,7 @@
 A stratified 800 pairs of ITERATER train, judged on dev; batches of 8, 3 epochs, LoRA of rank 16. The contenders:
 
 - ours: IRTuningClassifier with its defaults
-- ours-quick: IRTuningClassifier(n_layers=16, candidate_layers=5, selection="full"): 16 of 30 layers run, 5 train
+- ours-quick: IRTuningClassifier(n_layers=18, candidate_layers=4): the lower 18 of 30 layers run, 4 of these may train
 - trainer: transformers' Trainer with peft, set up for speed: short padding, texts of like length together
 - paper: the recipe of Liu and Litman (arXiv 2510.00268), adapters in all layers and padding to 256 tokens
 - skorch: its documentation's way to fine-tune a transformer, all weights in fp32
