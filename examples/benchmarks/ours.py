@@ -42,6 +42,7 @@ def measure_ours(parts: Any, classifier: IRTuningClassifier, device: torch.devic
     figures |= least_seconds(classifier, X)
     other_rate = clone(classifier).set_params(learning_rate=classifier.learning_rate / 2)
     figures |= timed("second_fit", lambda: other_rate.fit(X, y))
+    figures |= timed("fitted_answers", lambda: other_rate.predict_proba(X))  # the prefix's states are still known
     return figures | predicting(classifier, X, device)
 
 
@@ -84,7 +85,7 @@ def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> 
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=32, device=device)
     options = {"top_k": None, "truncation": True, "max_length": classifier.max_length}
     between_fits.clear()  # a prediction of texts that no fit has seen
-    figures = timed("first_answers", lambda: classifier.predict_proba(X))
+    figures = timed("new_answers", lambda: classifier.predict_proba(X))
     figures |= timed("answers_again", lambda: classifier.predict_proba(X))
     figures |= timed("pipeline_answers", lambda: classify(texts, **options))
     some = texts[:100]

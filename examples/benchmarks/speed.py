@@ -103,7 +103,8 @@ def print_ours(runs: pd.DataFrame, name: str) -> None:
     print(
         f"a second fit in the same process, on the same texts at half the learning rate: {costs(ours, 'second_fit')}, "
         f"the first one {costs(ours, 'train')}\n"
-        f"probabilities of the {ours['pairs']:.0f} training pairs: {costs(ours, 'first_answers')}, asked again "
+        f"probabilities of the {ours['pairs']:.0f} training pairs: {costs(ours, 'fitted_answers')} after the fit, "
+        f"{costs(ours, 'new_answers')} where no fit of the process has seen them, asked again "
         f"{ours['answers_again_seconds']:.4f} s; a transformers pipeline on the merged model "
         f"{costs(ours, 'pipeline_answers')} (probabilities of the same text differ by "
         f"{ours['pipeline_difference']:.3f} at most)"
