@@ -1,7 +1,7 @@
 """Loads an LLM with its tokenizer, once a process, and finds its stack of transformer layers."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from numbers import Integral
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from .attention import choose_attention
 from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
 from .head import head_modules
+from .partial_model import stand_in_for
 from .precision import DTYPES
 from .randomness import isolated_seed
 
@@ -48,6 +49,8 @@ class Backbone:
         Dotted name of the list of transformer layers within ``model``.
     drawn : frozenset of str
         Parameters of the head that no file held, or not for as many classes as the configuration says.
+    stand_in : callable
+        See :func:`~sklearn_irt.partial_model.stand_in_for`.
     identity : str
         Equal for two backbones that compute the same: a hash of files and their times, precision, options and versions.
     origin : dict
@@ -58,6 +61,7 @@ class Backbone:
     tokenizer: Any
     stack: str
     drawn: frozenset[str]
+    stand_in: Callable[..., Any] = field(repr=False)
     identity: str
     origin: dict[str, Any] = field(repr=False)
 
@@ -238,7 +242,8 @@ def _load(location: str, options: dict[str, Any], identity: str, origin: dict[st
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval().to(device)
-    return Backbone(model, tokenizer, find_stack(model), drawn, identity, origin)
+    stack = find_stack(model)
+    return Backbone(model, tokenizer, stack, drawn, stand_in_for(get_layers(model, stack)[0], model), identity, origin)
 
 
 def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:

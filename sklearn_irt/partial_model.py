@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +35,11 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 
 class _End(Exception):  # noqa: N818 - it is a way out, not an error
-    """Carries the states out of a model that need not run any further."""
+    """Carries states, or what a layer returns, out of a model that need not run any further."""
 
-    def __init__(self, states: torch.Tensor) -> None:
+    def __init__(self, found: Any) -> None:
         super().__init__()
-        self.states = states
+        self.found = found
 
 
 def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -46,9 +47,18 @@ def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.T
     raise _End(hidden_states)
 
 
+def _end_with(layer: nn.Module, args: Any, returned: Any) -> None:
+    raise _End(returned)
+
+
 def pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Stand in for the forward pass of a layer whose work is in the entering states already."""
     return hidden_states
+
+
+def _pass_on_in_tuple(n_further: int, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """Do the same for a layer that returns attention weights and the like behind the states."""
+    return hidden_states, *[None] * n_further
 
 
 @contextmanager
@@ -89,11 +99,43 @@ def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.
         try:
             model(**inputs)
         except _End as end:
-            return end.states
-    raise RuntimeError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
+            return end.found
+    raise _not_a_backbone(model)
 
 
-def start_at(layers: nn.ModuleList, first_layer: int) -> RemovableHandle:
+def _not_a_backbone(model: PreTrainedModel) -> RuntimeError:
+    return RuntimeError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
+
+
+def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]:
+    """Return what can stand in for a layer whose work is in the entering states already, and returns as many things.
+
+    Parameters
+    ----------
+    layer : Module
+        One of the layers of the model.
+    model : PreTrainedModel
+        The model; it runs on one token, as far as that layer.
+
+    Returns
+    -------
+    stand_in : callable
+        Passes on the states that it is given.
+    """
+    end = layer.register_forward_hook(_end_with)
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    except _End as reached:
+        returned = reached.found
+    else:
+        raise _not_a_backbone(model)
+    finally:
+        end.remove()
+    return partial(_pass_on_in_tuple, len(returned) - 1) if isinstance(returned, tuple) else pass_on
+
+
+def start_at(layers: nn.ModuleList, first_layer: int, stand_in: Callable[..., Any]) -> RemovableHandle:
     """Make a model start at a layer, from states given by :class:`enter`.
 
     Everything around the layers (positions, masks, final norm, pooling) stays the model's own, for any family.
@@ -104,6 +146,8 @@ def start_at(layers: nn.ModuleList, first_layer: int) -> RemovableHandle:
         The model's layers, changed in place: what is below ``first_layer`` does not run.
     first_layer : int
         The lowest layer that runs.
+    stand_in : callable
+        Runs in place of those below, from :func:`stand_in_for`.
 
     Returns
     -------
@@ -112,9 +156,9 @@ def start_at(layers: nn.ModuleList, first_layer: int) -> RemovableHandle:
     """
     for index, layer in enumerate(layers):
         if index < first_layer:
-            layer.forward = pass_on
-        elif layer.__dict__.get("forward") is pass_on:
-            del layer.forward
+            layer.forward = stand_in
+        else:
+            layer.__dict__.pop("forward", None)
     return layers[first_layer].register_forward_pre_hook(_inject, with_kwargs=True)
 
 

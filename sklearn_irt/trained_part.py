@@ -10,6 +10,7 @@ import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .adapters import attach_adapters
 from .backbone import Backbone, drop_upper_layers, get_layers
@@ -76,7 +77,7 @@ class TrainedPart(nn.Module):
         self.model = share_weights(backbone.model)
         drop_upper_layers(self._stack, n_layers)
         quicken_rotary_attention(self.model)
-        self._entry, self._entered_layer = start_at(self._stack, self.first_layer), self.first_layer
+        self._entry, self._entered_layer = self._start_at(self.first_layer), self.first_layer
         with isolated_seed(seed, backbone.device):
             replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
@@ -116,7 +117,10 @@ class TrainedPart(nn.Module):
     def start_from(self, layer: int) -> None:
         """Let :meth:`forward` take the states that enter ``layer``, which is no lower than ``first_layer``."""
         self._entry.remove()
-        self._entry, self._entered_layer = start_at(self._stack, layer), layer
+        self._entry, self._entered_layer = self._start_at(layer), layer
+
+    def _start_at(self, layer: int) -> RemovableHandle:
+        return start_at(self._stack, layer, self.backbone.stand_in)
 
     def advance(self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute what enters ``layer`` in batches, each of which has the arguments of :meth:`forward`."""

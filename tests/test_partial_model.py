@@ -5,10 +5,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModel,
+    BloomConfig,
     DebertaV2Config,
+    FalconConfig,
     Gemma2Config,
     GPTNeoXConfig,
     MistralConfig,
+    MPNetConfig,
     Phi3Config,
     Qwen3Config,
 )
@@ -40,7 +43,15 @@ OTHERS = {
     "phi3": Phi3Config(**GROUPED, pad_token_id=1),
     "gpt_neox": GPTNeoXConfig(**SIZE),
 }
-FAMILIES = ["llama", "gpt2", "bert", *OTHERS]
+# Their layers return tuples.
+OF_TUPLES = {
+    "falcon": FalconConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=4, vocab_size=600, pad_token_id=1),
+    "bloom": BloomConfig(hidden_size=32, n_head=2, n_layer=4, vocab_size=600, pad_token_id=1),
+    "mpnet": MPNetConfig(**SIZE),
+    "deberta": DebertaV2Config(**SIZE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+}
+ONE_BY_ONE = ["llama", "gpt2", "bert", *OTHERS]
+FAMILIES = [*ONE_BY_ONE, *OF_TUPLES]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def load(backbones, tmp_path_factory):
         if folder is None:
             folder = tmp_path_factory.getbasetemp() / "other_backbones" / family
             if not folder.exists():
-                _save(folder, OTHERS[family], load_tokenizer(backbones["llama"]))
+                _save(folder, {**OTHERS, **OF_TUPLES}[family], load_tokenizer(backbones["llama"]))
         return load_backbone(folder, precision="fp32", device=torch.device("cpu"))
 
     return load_family
@@ -217,7 +228,7 @@ def test_a_layer_runs_again_after_a_model_was_run_up_to_it(load):
         assert torch.equal(states, model.model(ids, output_hidden_states=True).hidden_states[2])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_BY_ONE)
 def test_several_batches_run_layer_by_layer_and_give_what_each_gives_alone(load, family, monkeypatch):
     recorded = []
     record = _Recorder.record
