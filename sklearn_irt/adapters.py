@@ -3,10 +3,15 @@
 import copy
 import re
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+# What peft may start from without a look at the weights or texts (and "mica", which only looks).
+_LORA_STARTS = ("gaussian", "orthogonal", "mica")
 
 
 def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
@@ -21,10 +26,26 @@ def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
     -------
     config : PeftConfig
         A copy, so that peft changes nothing of the user's.
+
+    Raises
+    ------
+    ValueError
+        If peft would begin by changing the backbone's own weights, which all estimators of a process share, or by
+        measuring them on texts; or if it cannot be told which layers to leave alone.
     """
-    if isinstance(adapter, PeftConfig):
-        return copy.deepcopy(adapter)
-    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
+    if not isinstance(adapter, PeftConfig):
+        return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
+    start = getattr(adapter, "init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _LORA_STARTS:
+        raise ValueError(
+            f"adapter has init_lora_weights={start!r}, which changes the backbone's own weights or measures texts "
+            "beforehand; use True, False, 'gaussian', 'orthogonal' or 'mica'."
+        )
+    if not hasattr(adapter, "exclude_modules"):
+        raise ValueError(
+            f"adapter={type(adapter).__name__} cannot be restricted to layers: use LoraConfig or a relative."
+        )
+    return copy.deepcopy(adapter)
 
 
 def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], config: PeftConfig) -> None:
@@ -44,21 +65,34 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
     Raises
     ------
     ValueError
-        If the configuration puts no parameters into these layers.
+        If the configuration puts no parameters into these layers, or changes weights of the model.
     """
-    if not hasattr(config, "exclude_modules"):
-        raise ValueError(
-            f"adapter={type(config).__name__} cannot be restricted to layers: use LoraConfig or a relative."
-        )
-    config = copy.deepcopy(config)
+    weights = {name: (parameter, parameter.data) for name, parameter in model.named_parameters()}
+    restricted: Any = copy.deepcopy(config)
     if hasattr(config, "fan_in_fan_out") and any(isinstance(module, Conv1D) for module in model.modules()):
-        config.fan_in_fan_out = True  # GPT-2 keeps its weights transposed; peft warns at every layer otherwise
+        restricted.fan_in_fan_out = True  # GPT-2 keeps its weights transposed; peft warns at every layer otherwise
     inside = rf"{re.escape(stack)}\.(?:{'|'.join(str(layer) for layer in layers)})\."
-    config.exclude_modules = rf"(?!{inside}).*|{_as_pattern(config.exclude_modules)}"
+    restricted.exclude_modules = rf"(?!{inside}).*|{_as_pattern(restricted.exclude_modules)}"
     try:
-        inject_adapter_in_model(config, model)
+        inject_adapter_in_model(restricted, model)
     except ValueError as error:
         raise ValueError(f"adapter={type(config).__name__} does not fit {type(model).__name__}: {error}") from error
+    finally:
+        changed = _put_back(weights)
+    if changed:
+        raise ValueError(
+            f"adapter={type(config).__name__} as configured changes the backbone's own weights ({changed[0]} and "
+            f"{len(changed) - 1} others), which all estimators of a process share: configure it without that."
+        )
+
+
+def _put_back(weights: dict[str, tuple[torch.nn.Parameter, torch.Tensor]]) -> list[str]:
+    """Undo what replaced the data of parameters, and return their names."""
+    changed = [name for name, (parameter, data) in weights.items() if parameter.data_ptr() != data.data_ptr()]
+    for name in changed:
+        parameter, data = weights[name]
+        parameter.data = data
+    return changed
 
 
 def _as_pattern(exclude_modules: str | Sequence[str] | None) -> str:

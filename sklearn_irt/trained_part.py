@@ -170,14 +170,16 @@ class TrainedPart(nn.Module):
     @cached_property
     def learned_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of adapters and head, by name."""
-        return {name: p for name, p in self.named_parameters() if id(p) not in self._frozen}
+        return {name: p for name, p in self.named_parameters() if name in self._learns}
 
     @cached_property
     def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
         """The adapter parameters of each candidate layer."""
+        inside = {layer: f"model.{self.backbone.stack}.{layer}." for layer in self.layers}
         return {
-            layer: [p for p in self._stack[layer].parameters() if id(p) not in self._frozen] for layer in self.layers
-        }  # fmt: skip
+            layer: [p for name, p in self.learned_parameters.items() if name.startswith(start)]
+            for layer, start in inside.items()
+        }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return what was learned: adapters and head, without the frozen weights."""
@@ -212,8 +214,12 @@ class TrainedPart(nn.Module):
                 owner, _, attribute = name.rpartition(".")
                 setattr(self.model.get_submodule(owner), attribute, nn.Parameter(parameter.detach().clone()))
                 parameter.requires_grad_(False)
+        head = {id(p) for module in head_modules(self.model).values() for p in module.parameters()}
+        # An adapter may have parameters that do not train: AdaLoRA's ranks, MiCA's matrix B.
+        adapters = {id(p) for p in self.model.parameters() if p.requires_grad} - self._frozen
+        self._learns = {name for name, parameter in self.named_parameters() if id(parameter) in head | adapters}
         for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(id(parameter) in head)
             if id(parameter) not in self._frozen:
                 # bf16 cannot tell small steps of the optimizer apart; autocast computes in it all the same.
                 parameter.data = parameter.data.float()
@@ -222,7 +228,6 @@ class TrainedPart(nn.Module):
 
     def _prepare_head(self) -> None:
         for module in head_modules(self.model).values():
-            module.requires_grad_(True)
             _run_in_fp32(module, self.backbone.device)
 
 

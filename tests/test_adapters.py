@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PromptTuningConfig
+from peft import IA3Config, KasaConfig, LNTuningConfig, LoraConfig, PromptTuningConfig
 
 from sklearn_irt.adapters import adapter_config
 from sklearn_irt.backbone import load_backbone
@@ -78,7 +78,33 @@ def test_an_adapter_without_parameters_in_the_layers_is_refused(backbone):
     with pytest.raises(ValueError, match="LoraConfig does not fit"):
         TrainedPart(backbone, [3], LoraConfig(target_modules=["no_such_module"]), n_classes=3, seed=0)
     with pytest.raises(ValueError, match="PromptTuningConfig cannot be restricted to layers"):
-        TrainedPart(backbone, [3], PromptTuningConfig(num_virtual_tokens=2), n_classes=3, seed=0)
+        adapter_config(PromptTuningConfig(num_virtual_tokens=2))
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora", "OLoRA", "corda", "loftq", "eva", "lora_ga"])
+def test_a_start_that_changes_the_backbone_or_reads_texts_is_refused(start):
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    config.init_lora_weights = start  # peft warns, or asks for more, where it is given at once
+    with pytest.raises(ValueError, match=r"init_lora_weights='.*', which changes the backbone's own weights"):
+        adapter_config(config)
+
+
+def test_an_adapter_that_replaces_weights_of_the_backbone_is_refused_and_undone(backbone):
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    truncating = LoraConfig(r=2, target_modules=["q_proj"], kasa_config=KasaConfig())
+    with pytest.raises(ValueError, match=r"changes the backbone's own weights .*q_proj"):
+        TrainedPart(backbone, [3], adapter_config(truncating), n_classes=3, seed=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.model.state_dict().items())
+
+
+def test_what_an_adapter_keeps_fixed_stays_fixed(make_classifier, revisions):
+    X, y = revisions
+    mica = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="mica")
+    parameters = {"adapter": mica, "candidate_layers": 1, "learning_rate": 0.01}
+    short, long = (make_classifier(max_epochs=n, **parameters).fit(X, y).net_.module_ for n in (1, 2))
+    same = {name: torch.equal(tensor, long.state_dict()[name]) for name, tensor in short.state_dict().items()}
+    assert {name.split(".")[-3] for name, is_same in same.items() if is_same} == {"lora_B"}
+    assert {name.split("lora_")[1][0] for name in short.learned_parameters if "lora_" in name} == {"A"}
 
 
 def test_frozen_weights_exist_once_for_all_trained_parts(backbone):
