@@ -151,8 +151,8 @@ def describe_backbone(
     ValueError
         If there are no such layers.
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        trusted = (options or {}).get("trust_remote_code", False)
+    trusted = (options or {}).get("trust_remote_code", False)
+    with torch.device("meta"), isolated_seed(0, torch.device("cpu")):  # remote code may draw what it likes
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
     n_parameters = _count_parameters(model)
     layers = get_layers(model, find_stack(model))
@@ -226,7 +226,7 @@ def load_backbone(
 def _load(location: str, options: dict[str, Any], identity: str, origin: dict[str, Any]) -> Backbone:
     backbone, device = origin["backbone"], origin["device"]
     try:
-        with quiet_transformers(), isolated_seed(0, device):
+        with quiet_transformers(), isolated_seed(0, device), torch.inference_mode(False):
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 location,
                 dtype=DTYPES[origin["precision"]],

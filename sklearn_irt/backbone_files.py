@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 
 import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer
 
 ALIASES = ("smollm2-135m",)
+# transformers' verbosity belongs to the process: what one thread lowered, another must not take for the user's.
+_quiet = RLock()
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -137,14 +140,15 @@ def _write_safetensors(file: Path, folder: str) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' loading bars and reports off the user's screen."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
+    """Keep transformers' loading bars and reports off the user's screen; threads run such blocks in turn."""
+    with _quiet:
+        bars = transformers.utils.logging.is_progress_bar_enabled()
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+            if bars:
+                transformers.utils.logging.enable_progress_bar()

@@ -92,17 +92,19 @@ class AdaptedLinear:
 
     def forget(self) -> None:
         """Free the folded weight; it is made anew when it is needed."""
-        self._folded: torch.Tensor | None = None
-        self._folded_of: tuple[Any, ...] = ()
+        # One attribute, so that no other thread finds the key of one fold with the weight of another.
+        self._known_fold: tuple[tuple[int, ...], torch.Tensor | None] = ((), None)
 
     def _fold_once(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
         # The version of a tensor counts the times that it was written to: a loaded state is folded anew.
         with self._lock:
             of = (A.data_ptr(), A._version, B.data_ptr(), B._version)
-            if of != self._folded_of:
+            folded_of, folded = self._known_fold
+            if of != folded_of:
                 with torch.inference_mode(False), torch.no_grad():
-                    self._folded, self._folded_of = self._fold(A, B), of
-            return self._folded
+                    folded = self._fold(A, B)
+                self._known_fold = of, folded
+            return folded
 
     def _fold(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor | None:
         """Return W + s B A in the precision of W, or None where that loses too much of s B A."""

@@ -33,7 +33,7 @@ def replace_head(model: PreTrainedModel, n_classes: int, drawn: Set[str]) -> Non
     """
     device = model.device
     model.config.num_labels = n_classes
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         fresh = type(model)(copy.deepcopy(model.config))
     for name, module in head_modules(fresh).items():
         module.float().to_empty(device=device)

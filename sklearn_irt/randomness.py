@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+
+# Torch's generators belong to the process: a thread that draws from them keeps the others from seeding them meanwhile.
+_drawing = RLock()
 
 
 def own_generator(random_state: Any) -> np.random.RandomState:
@@ -16,9 +20,7 @@ def own_generator(random_state: Any) -> np.random.RandomState:
 
 @contextmanager
 def isolated_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators within a block and put them back afterwards.
-
-    Torch's generators belong to the process: fits in several threads at once share them, so run such fits in processes.
+    """Seed torch's generators within a block and put them back afterwards; threads run such blocks in turn.
 
     Parameters
     ----------
@@ -29,6 +31,9 @@ def isolated_seed(seed: int, device: torch.device) -> Iterator[None]:
     """
     n_devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, 0)
     device_type = device.type if n_devices else "cuda"
-    with torch.random.fork_rng(devices=range(n_devices), device_type=device_type):
-        torch.manual_seed(seed)
+    with _drawing, torch.random.fork_rng(devices=range(n_devices), device_type=device_type):
+        if n_devices:
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)  # the other one seeds GPUs as well, which are not put back
         yield

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
@@ -102,7 +103,7 @@ def test_classifiers_of_different_classes_work_on_one_backbone(make_classifier, 
 
 def compute(classifier, X):
     """Predict, though the answers may be known."""
-    return classifier._compute_probabilities(classifier._read_pairs(X, reset=False))
+    return classifier._compute_probabilities(classifier._read_pairs(X, classifier))
 
 
 @pytest.fixture
@@ -164,14 +165,20 @@ def test_two_threads_fit_at_once(make_classifier, revisions, tiny_llama):
 
     def fit(seed):
         parameters = {"random_state": seed, "max_epochs": 3, "learning_rate": 0.01, "candidate_layers": "all"}
-        classifier = make_classifier(**parameters).fit(X[:30], y[:30])
+        dropout = LoraConfig(r=2, lora_dropout=0.3 * seed, target_modules="all-linear")
+        classifier = make_classifier(**parameters, adapter=dropout).fit(X[:30], y[:30])
         return classifier, classifier.predict_proba(X[30:])
 
-    with ThreadPoolExecutor(2) as pool:
-        fits = list(pool.map(fit, (0, 1)))
-    for classifier, at_once in fits:
+    settings = torch.get_rng_state(), transformers.utils.logging.get_verbosity()
+    alone = [fit(seed)[1] for seed in (0, 1, 2)]
+    with ThreadPoolExecutor(3) as pool:
+        fits = list(pool.map(fit, (0, 1, 2)))
+    assert torch.equal(torch.get_rng_state(), settings[0])
+    assert transformers.utils.logging.get_verbosity() == settings[1]
+    for (classifier, at_once), expected in zip(fits, alone, strict=True):
         between_fits.clear()
         assert np.array_equal(compute(classifier, X[30:]), at_once)
+        assert np.array_equal(at_once, expected)
     assert not np.allclose(fits[0][1], fits[1][1])
     assert frozen_places(fits[0][0]) == frozen_places(fits[1][0])
     assert checksums(fits[0][0].net_.module_.backbone.model) == before
