@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config
@@ -87,7 +88,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         is ``GradientNormSelection(warm_up=10, interval=None)``: all candidates train for ten steps, which scores them
         on equal terms, then those of large gradient norms to the end, and what lies below the lowest of them joins the
         frozen prefix, in which a backbone's own dropout does not act. "full" is ``FullSelection()``. Give an object to
-        set its parameters, or to use another strategy.
+        set its parameters (``selection__n_splits`` in a grid search, say), or to use another strategy.
 
     candidate_layers : {"all"}, int, float or array-like of int, default=0.5
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share
@@ -130,8 +131,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         find it (up to 1 GiB of it), or in a mapped file in the folder of temporary files, which is removed at the end.
         "auto" takes the memory unless the states would fill half of what is free; ``verbose`` says which.
 
-    memory : str, path-like, object with the joblib.Memory interface or None, default=None
+    memory : str, path-like, joblib.Memory or None, default=None
         A folder, or a ``joblib.Memory``, in which the states are kept for other processes and later sessions as well.
+        Only processes that compute with as many threads find them, as the workers of one grid search do: with another
+        number of threads the last bits are others.
 
     warm_start : bool, default=False
         Whether ``fit`` starts from the adapters and head of the fit before, with a new schedule, instead of from new
@@ -139,8 +142,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial adapters and head, the order of batches and the validation part. An int makes fits equal to
-        the last bit on one machine. The global generators of numpy, torch and ``random`` are neither read nor moved,
-        so None draws from the operating system.
+        the last bit on one machine, with as many threads of torch and in the same ``precision_``. The global
+        generators of numpy, torch and ``random`` are neither read nor moved, so None draws from the operating system.
+        Fits in several threads of one process train one after the other.
 
     verbose : int, default=0
         1 prints what was chosen and shows progress bars; 2 prints a line an epoch besides.
@@ -218,7 +222,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "device": [str],
         "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
-        "memory": [str, os.PathLike, HasMethods(["cache"]), None],
+        "memory": [str, os.PathLike, Memory, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -310,7 +314,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
         """
         self._validate_params()
-        pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight)
+        columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
+        pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight, columns)
+        adapter = adapter_config(self.adapter)
         random_state = own_generator(self.random_state)
         config = load_config(self.backbone, self.backbone_options)
         size = describe_backbone(config, self.n_layers, self.backbone_options)
@@ -344,10 +350,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             "n_classes": len(classes),
             "n_layers": n_layers,
             "layers": layers,
-            "adapter": adapter_config(self.adapter),
+            "adapter": adapter,
             "seed": module_seed,
         }
-        with open_store(self.prefix_cache, n_tokens, hidden_size) as store:
+        with torch.inference_mode(False), open_store(self.prefix_cache, n_tokens, hidden_size) as store:
             self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
             states = compute_prefix_states(
                 backbone,
@@ -364,7 +370,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
             finally:
                 if selected_layers.n_steps:
-                    self._keep(net, selected_layers, classes, n_layers)
+                    self._keep(net, selected_layers, classes, n_layers, columns)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -403,7 +409,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         backbone = self.net_.module_.backbone
         self._check_max_length(backbone.model.config, backbone.tokenizer)
-        pairs = self._read_pairs(X, reset=False)
+        pairs = self._read_pairs(X, self)
         # What a pair is written as depends on these, which may have been set anew since the fit; a callable can change.
         written = (self.pair_format, self.context, self.max_length)
         known = None if callable(self.pair_format) else self.net_.module_.known_answers
@@ -422,18 +428,18 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
         return softmax(logits, axis=1)[tokenized.texts]
 
-    def _read_pairs(self, X: Any, *, reset: bool) -> list[Pair]:
-        """Read X, and check its columns against those of the fit, as scikit-learn does."""
+    def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
+        """Read X, and check its columns against those of the fit, or let ``columns`` note those of a new fit."""
         pairs = read_pairs(X)
         table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if pairs[0].before is None else 2))
-        validate_data(self, table, reset=reset, skip_check_array=True)
+        validate_data(columns, table, reset=columns is not self, skip_check_array=True)
         return pairs
 
     def _read_training_data(
-        self, X: Any, y: Any, sample_weight: Any
+        self, X: Any, y: Any, sample_weight: Any, columns: BaseEstimator
     ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
         """Return pairs, labels and weights (of mean 1) of the rows that count, and the classes."""
-        pairs = self._read_pairs(X, reset=True)
+        pairs = self._read_pairs(X, columns)
         classes, labels = read_labels(y, n_rows=len(pairs))
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
         rows = np.flatnonzero(weights)
@@ -521,8 +527,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
         )
 
-    def _keep(self, net: LayerwiseNet, selected_layers: SelectedLayers, classes: NDArray[Any], n_layers: int) -> None:
+    def _keep(
+        self,
+        net: LayerwiseNet,
+        selected_layers: SelectedLayers,
+        classes: NDArray[Any],
+        n_layers: int,
+        columns: BaseEstimator,
+    ) -> None:
         net.release_training_state()
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(vars(columns))
         self.net_ = net
         self._fitted_backbone = absolute(self.backbone), dict(self.backbone_options or {})
         self.classes_ = classes

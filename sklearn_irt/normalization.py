@@ -25,7 +25,7 @@ def _is_plain(norm: Any) -> bool:
         type(norm).__name__.endswith("RMSNorm") and hasattr(norm, "variance_epsilon") and not norm.weight.requires_grad
     ):
         return False
-    inputs = torch.linspace(-2, 3, len(norm.weight), device=norm.weight.device)[None]
+    inputs = torch.linspace(-2, 3, len(norm.weight), dtype=torch.float32, device=norm.weight.device)[None]
     expected = (
         norm.weight.float() * inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + norm.variance_epsilon)
     )

@@ -40,7 +40,7 @@ def choose_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # which the device "meta" cannot do
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(f"device={device!r} cannot be used here: {error}. Use 'auto' or 'cpu'.") from error
     return torch.device(device)
@@ -64,6 +64,7 @@ def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.de
     rate : float
         Operations a second, of the best of a few runs.
     """
+    _time_product(precision, 1, n_inputs, n_outputs, device)  # a device, or a library, may need seconds to wake
     n_rows, seconds = _LEAST_ROWS, _time_product(precision, _LEAST_ROWS, n_inputs, n_outputs, device)
     while seconds < _LEAST_SECONDS and n_rows < _MOST_ROWS:
         n_rows *= 2

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class PrefixStates:
             self.states[text] = states.to(self.states[text].device, STORED_DTYPE, copy=True)
 
 
+@torch.inference_mode(False)  # the states of a prediction may be those of a later fit, which computes gradients
 def compute_prefix_states(
     backbone: Backbone,
     token_ids: Sequence[list[int]],
@@ -106,8 +108,10 @@ def compute_prefix_states(
     states : PrefixStates
         What enters ``first_layer``, rounded to bfloat16. It does not depend on what other texts there are.
     """
-    # The number of threads and the processor's instructions decide in which order a product is summed.
-    arithmetic = f"{backbone.identity} {torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}"
+    # The number of threads and the processor's instructions decide in which order a product is summed, and this
+    # package how the layers are run.
+    processor = f"{torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}"
+    arithmetic = f"{backbone.identity} {version('sklearn_irt')} {processor}"
     keys = [StatesKey(arithmetic, first_layer, tuple(ids)) for ids in token_ids]
     known = {key: states for key in dict.fromkeys(keys) if (states := _look_up(key, store, memory)) is not None}
     new = [key for key in dict.fromkeys(keys) if key not in known]

@@ -13,7 +13,6 @@ import psutil
 import torch
 from joblib import Memory
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_memory
 
 # bfloat16 has the range of fp32: hidden states of some backbones are beyond what float16 can hold.
 STORED_DTYPE = torch.bfloat16
@@ -174,7 +173,7 @@ def open_memory(memory: Any) -> Memory | None:
     """Turn a ``memory`` parameter into joblib's Memory, or None."""
     if memory is None:
         return None
-    return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
+    return memory if isinstance(memory, Memory) else Memory(os.fspath(memory), verbose=0)
 
 
 def read_from_memory(memory: Memory, key: StatesKey) -> torch.Tensor | None:

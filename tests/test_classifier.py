@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -14,13 +17,14 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
 from sklearn_irt import FixedSelection, GradientNormSelection
+from sklearn_irt import backbone as backbone_module
 from sklearn_irt.states_store import between_fits
 
 
@@ -84,6 +88,47 @@ def test_global_generators_are_neither_read_nor_moved(make_classifier, revisions
     fits = [make_classifier(random_state=random_state, adapter=dropout).fit(X, y).predict_proba(X) for _ in range(2)]
     assert states() == before
     assert np.array_equal(*fits) == (random_state == 0)
+
+
+def test_a_fit_on_a_cpu_does_not_seed_the_generators_of_gpus(make_classifier, revisions, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    make_classifier().fit(*revisions)
+    assert not seeded
+
+
+def test_a_fit_that_is_refused_leaves_the_estimator_as_it_was(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier().fit(X, y)
+    expected = classifier.predict_proba(X)
+    with pytest.raises(ValueError, match="one class only"):
+        classifier.fit(["a text"] * 60, ["same"] * 60)
+    assert classifier.n_features_in_ == 2
+    assert list(classifier.feature_names_in_) == list(X.columns)
+    assert np.array_equal(classifier.predict_proba(X), expected)
+    classifier.fit([f"a text {row}" for row in range(60)], y)
+    assert classifier.n_features_in_ == 1
+    assert not hasattr(classifier, "feature_names_in_")
+
+
+@pytest.mark.parametrize(
+    "setting", [torch.inference_mode, torch.no_grad, partial(torch.set_default_dtype, torch.float64)]
+)
+def test_torchs_settings_of_the_user_do_not_matter(make_classifier, revisions, setting):
+    X, y = revisions
+    between_fits.clear()
+    backbone_module._loaded.clear()
+    backbone_module._latest.clear()
+    with setting() or nullcontext():
+        try:
+            within = make_classifier().fit(X, y)
+            probabilities = within.predict_proba(X)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    after = make_classifier(learning_rate=0.01).fit(X, y)
+    assert probabilities.shape == after.predict_proba(X).shape == (60, 5)
+    if not isinstance(setting, partial):  # at another default, other numbers are drawn
+        assert np.array_equal(make_classifier().fit(X, y).predict_proba(X), probabilities)
 
 
 def test_one_generator_object_gives_another_fit_each_time(make_classifier, revisions):
@@ -379,6 +424,10 @@ BAD = [
     ({"max_length": 1000}, None, "reads 256 tokens at most"),
     ({"class_weight": "even"}, None, "class_weight"),
     ({"device": "abacus"}, None, "device='abacus' cannot be used here"),
+    ({"device": "meta"}, None, "device='meta' cannot be used here"),
+    ({"memory": SimpleNamespace(cache=len)}, None, "memory"),
+    ({"adapter": LoraConfig(init_lora_weights="pissa")}, None, "init_lora_weights='pissa', which changes"),
+    ({"adapter": PromptTuningConfig(num_virtual_tokens=2)}, None, "cannot be restricted to layers"),
     ({"backbone": "/nowhere"}, None, "is no alias"),
     ({"precision": "fp8"}, None, "precision"),
     ({"backbone_options": {"dtype": "float16"}}, None, "must not hold 'dtype'"),

@@ -23,8 +23,8 @@ TINY = {"max_epochs": 1, "precision": "fp32", "device": "cpu"}
 class NumericRows(IRTuningClassifier):
     """Reads each numeric row as a short text, so that all checks for numeric input run."""
 
-    def _read_pairs(self, X, *, reset):
-        rows = validate_data(self, X, reset=reset)
+    def _read_pairs(self, X, columns):
+        rows = validate_data(columns, X, reset=columns is not self)
         return [Pair(None, " ".join(f"{value:.0f}" for value in 2 * row)) for row in rows]
 
     def __sklearn_tags__(self):
