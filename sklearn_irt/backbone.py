@@ -197,7 +197,7 @@ def load_backbone(
     ValueError
         If it cannot be loaded, or has no stack of layers.
     """
-    origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": options}
+    origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": dict(options or {})}
     location, config = locate_backbone(backbone), load_config(backbone, options)
     options = {
         "trust_remote_code": False,

@@ -64,18 +64,18 @@ def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.de
     rate : float
         Operations a second, of the best of a few runs.
     """
-    _time_product(precision, 1, n_inputs, n_outputs, device)  # a device, or a library, may need seconds to wake
-    n_rows, seconds = _LEAST_ROWS, _time_product(precision, _LEAST_ROWS, n_inputs, n_outputs, device)
+    weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
+    _time_run(torch.ones_like(weight[:1]), weight)  # a device, or a library, may need seconds to wake
+    n_rows, seconds = _LEAST_ROWS, _time_product(weight, _LEAST_ROWS)
     while seconds < _LEAST_SECONDS and n_rows < _MOST_ROWS:
         n_rows *= 2
-        seconds = _time_product(precision, n_rows, n_inputs, n_outputs, device)
+        seconds = _time_product(weight, n_rows)
     return 2 * n_rows * n_inputs * n_outputs / seconds
 
 
-def _time_product(precision: str, n_rows: int, n_inputs: int, n_outputs: int, device: torch.device) -> float:
+def _time_product(weight: torch.Tensor, n_rows: int) -> float:
     """Return the seconds of the best of a few runs, of fewer where one takes long."""
-    rows = torch.ones(n_rows, n_inputs, dtype=DTYPES[precision], device=device)
-    weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
+    rows = torch.ones(n_rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
     seconds = [_time_run(rows, weight)]
     while len(seconds) < _MOST_RUNS and sum(seconds) < _MOST_SECONDS:
         seconds.append(_time_run(rows, weight))

@@ -86,11 +86,11 @@ def run_once(results: Path, key: dict[str, Any], estimator: Any, parts: tuple[An
     """Append the figures of one run, unless the file has them for these parameters, and return its line."""
     own = ("random_state", "verbose")
     parameters = {name: value for name, value in estimator.get_params().items() if not name.endswith(own)}
-    key = {**key, "parameters": str(parameters)}
+    key = {**key, "parameters": str(parameters), "processor": processor()}
     for line in read_results(results):
         if key.items() <= line.items():
             return line
-    line = {**key, **measure(estimator, *parts), "processor": processor(), "date": time.strftime("%Y-%m-%d")}
+    line = {**key, **measure(estimator, *parts), "date": time.strftime("%Y-%m-%d")}
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps({name: value for name, value in line.items() if name != "parameters"}), flush=True)

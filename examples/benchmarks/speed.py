@@ -66,7 +66,7 @@ def run_once(key: dict[str, Any], results: Path, parts: Any, device: torch.devic
         line |= choose_rival_precision(key, results, parts, device)
         options["precision"] = line["precision"]
     line |= in_own_process(run_contender, key["contender"], parts, options, device)
-    line |= {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
+    line["date"] = time.strftime("%Y-%m-%d")
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
@@ -75,7 +75,7 @@ def run_once(key: dict[str, Any], results: Path, parts: Any, device: torch.devic
 
 def choose_rival_precision(key: dict[str, Any], results: Path, parts: Any, device: torch.device) -> dict[str, Any]:
     """Time the precisions before a rival's first run; its others follow."""
-    same = {name: key[name] for name in ("contender", "device", "threads")}
+    same = {name: key[name] for name in ("contender", "device", "threads", "processor")}
     for line in read_results(results):
         if same.items() <= line.items():
             return {"precision": line["precision"]}
@@ -162,7 +162,7 @@ def main():
     device = choose_device(arguments.device)
     locate_backbone(BACKBONE)  # converts it, once, before the clock starts
     setting = {"pairs": arguments.pairs, "epochs": arguments.epochs}
-    setting |= {"device": device.type, "threads": torch.get_num_threads()}
+    setting |= {"device": device.type, "threads": torch.get_num_threads(), "processor": processor()}
     wanted = [{"contender": name, "seed": seed} for seed in range(arguments.seeds) for name in arguments.contenders]
     own = [name for name in SETTINGS if name in arguments.contenders]
     wanted += [
@@ -170,7 +170,10 @@ def main():
     ]
     runs = []
     for key in wanted:
-        if key["contender"] == "trainer":
+        name = key["contender"].split()[0]
+        if name in SETTINGS:
+            key["parameters"] = str(SETTINGS[name])
+        if name == "trainer":
             key["learning_rate"] = arguments.trainer_rate
         runs.append(run_once({**key, **setting}, arguments.results, parts, device))
     lines = pd.DataFrame(runs)
