@@ -5,16 +5,23 @@ import warnings
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Parameters above which a fit on a CPU gets a warning.
 LARGE_BACKBONE = 1e9
 # A product is timed at the number of rows, doubled from the least, from which it takes long enough to be told from its
-# launch: few where bf16 is emulated (AVX2 only: 0.0014 TFLOP/s was measured), many on a GPU.
+# launch. Where other processes take the cores, threads wait for each other for 70 ms and more: emulated bf16 (1.4 to
+# 2.5 GFLOP/s a core where there is AVX2 only) takes longer from the first product on; real bf16 needs a larger one.
+_LEAST_OPERATIONS, _OPERATIONS_TO_COMPARE = 2**30, 2**33
 _LEAST_ROWS, _MOST_ROWS = 16, 2**16
 _LEAST_SECONDS = 2e-2
 _MOST_RUNS, _MOST_SECONDS = 4, 0.5
+# A precision that is so many times slower is beaten, and not timed on more rows.
+_BEATEN = 3
+# By how many times bf16 must be faster to be worth its rounding.
+_LEAST_GAIN = 1.2
 
 
 def choose_device(device: str) -> torch.device:
@@ -47,13 +54,11 @@ def choose_device(device: str) -> torch.device:
 
 
 @cache
-def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.device) -> float:
-    """Time a matrix product, once a process.
+def product_rates(n_inputs: int, n_outputs: int, device: torch.device) -> dict[str, float]:
+    """Time a matrix product in each precision, once a process.
 
     Parameters
     ----------
-    precision : {"fp32", "bf16"}
-        The arithmetic.
     n_inputs, n_outputs : int
         Size of the weight matrix.
     device : torch.device
@@ -61,25 +66,40 @@ def product_rate(precision: str, n_inputs: int, n_outputs: int, device: torch.de
 
     Returns
     -------
-    rate : float
-        Operations a second, of the best of a few runs.
+    rates : dict of str to float
+        Operations a second of "fp32" and "bf16", each of the best of a few runs.
     """
-    weight = torch.ones(n_outputs, n_inputs, dtype=DTYPES[precision], device=device)
-    _time_run(torch.ones_like(weight[:1]), weight)  # a device, or a library, may need seconds to wake
-    n_rows, seconds = _LEAST_ROWS, _time_product(weight, _LEAST_ROWS)
-    while seconds < _LEAST_SECONDS and n_rows < _MOST_ROWS:
+    weights = {name: torch.ones(n_outputs, n_inputs, dtype=dtype, device=device) for name, dtype in DTYPES.items()}
+    for weight in weights.values():
+        _time_run(torch.ones_like(weight[:1]), weight)  # a device, or a library, may need seconds to wake
+    rates: dict[str, float] = {}
+    n_rows = int(np.clip(_LEAST_OPERATIONS // (2 * n_inputs * n_outputs), _LEAST_ROWS, _MOST_ROWS))
+    while True:
+        n_operations = 2 * n_rows * n_inputs * n_outputs
+        seconds = _time_in_turn(weights, n_rows)
+        rates |= {name: n_operations / best for name, best in seconds.items()}
+        fastest = min(seconds.values())
+        beaten = max(_LEAST_SECONDS, _BEATEN * fastest)
+        weights = {name: weight for name, weight in weights.items() if seconds[name] < beaten}
+        told_apart = len(weights) == 1 or n_operations >= _OPERATIONS_TO_COMPARE
+        if n_rows >= _MOST_ROWS or (told_apart and fastest >= _LEAST_SECONDS):
+            return rates
         n_rows *= 2
-        seconds = _time_product(weight, n_rows)
-    return 2 * n_rows * n_inputs * n_outputs / seconds
 
 
-def _time_product(weight: torch.Tensor, n_rows: int) -> float:
-    """Return the seconds of the best of a few runs, of fewer where one takes long."""
-    rows = torch.ones(n_rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    seconds = [_time_run(rows, weight)]
-    while len(seconds) < _MOST_RUNS and sum(seconds) < _MOST_SECONDS:
-        seconds.append(_time_run(rows, weight))
-    return min(seconds)
+def _time_in_turn(weights: dict[str, torch.Tensor], n_rows: int) -> dict[str, float]:
+    """Return the seconds of the best of a few runs for each weight, of fewer where they take long.
+
+    They take turns, for what else the machine computes meanwhile would tell against the one that it meets.
+    """
+    rows = {name: torch.ones_like(weight[:1]).expand(n_rows, -1).contiguous() for name, weight in weights.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in weights}
+    for _ in range(_MOST_RUNS):
+        for name, weight in weights.items():
+            seconds[name].append(_time_run(rows[name], weight))
+        if sum(map(sum, seconds.values())) >= _MOST_SECONDS:
+            break
+    return {name: min(runs) for name, runs in seconds.items()}
 
 
 def _time_run(rows: torch.Tensor, weight: torch.Tensor) -> float:
@@ -90,7 +110,7 @@ def _time_run(rows: torch.Tensor, weight: torch.Tensor) -> float:
 
 
 def choose_precision(precision: str, n_inputs: int, n_outputs: int, device: torch.device) -> str:
-    """Turn "auto" into the faster of "fp32" and "bf16" for a matrix product of this size.
+    """Turn "auto" into "bf16" where it makes a matrix product of this size faster by a fifth, and else into "fp32".
 
     Parameters
     ----------
@@ -108,7 +128,8 @@ def choose_precision(precision: str, n_inputs: int, n_outputs: int, device: torc
     """
     if precision != "auto":
         return precision
-    return max(DTYPES, key=lambda name: product_rate(name, n_inputs, n_outputs, device))
+    rates = product_rates(n_inputs, n_outputs, device)
+    return "bf16" if rates["bf16"] >= _LEAST_GAIN * rates["fp32"] else "fp32"
 
 
 def product_size(config: Any) -> tuple[int, int]:

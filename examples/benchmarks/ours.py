@@ -17,7 +17,7 @@ from sklearn_irt import IRTuningClassifier
 from sklearn_irt.backbone import describe_backbone, find_stack, get_layers, load_tokenizer
 from sklearn_irt.head import head_modules
 from sklearn_irt.pairs import read_pairs
-from sklearn_irt.precision import DTYPES, product_rate, product_size
+from sklearn_irt.precision import DTYPES, product_rates, product_size
 from sklearn_irt.predicting import predict_logits
 from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
@@ -59,7 +59,7 @@ def least_seconds(classifier: IRTuningClassifier, X: Any) -> dict[str, float]:
     tokens = tokenize_pairs(
         read_pairs(X), backbone.tokenizer, classifier.pair_format, classes, classifier.context, classifier.max_length
     )
-    rate = product_rate(classifier.precision_, *product_size(backbone.model.config), backbone.device)
+    rate = product_rates(*product_size(backbone.model.config), backbone.device)[classifier.precision_]
     layer = size.n_layer_parameters / size.n_layers
     attention = get_layers(backbone.model, backbone.stack)[-1].self_attn
     last = sum(product.weight.numel() for product in (attention.q_proj, attention.k_proj, attention.v_proj))
