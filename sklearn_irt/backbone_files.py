@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,9 +54,12 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
         return str(path.resolve())
-    if path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+    misspelt = get_close_matches(name.lower(), ALIASES, cutoff=0.8)
+    if misspelt or path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+        hint = f" Did you mean {misspelt[0]!r}?" if misspelt else ""
         raise ValueError(
             f"backbone={name!r} is no alias ({', '.join(ALIASES)}), no existing folder or .gguf file, and no hub id."
+            + hint
         )
     return name
 

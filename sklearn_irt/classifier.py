@@ -1,5 +1,7 @@
 """The scikit-learn face of IR-Tuning: stores parameters, validates, fits and predicts."""
 
+from __future__ import annotations  # help() would write out the many types that ArrayLike stands for
+
 import os
 import warnings
 from numbers import Integral, Real
@@ -169,7 +171,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     selection_ : LayerSelection
         The strategy after the fit.
     layer_scores_ : ndarray of shape (n_steps, n_candidates), dtype float
-        Score of each candidate layer after each step.
+        Score of each candidate layer after each step; inf before it trained for the first time.
     active_layers_ : ndarray of shape (n_steps, n_candidates), dtype bool
         Whether each candidate layer trained at each step.
     history_ : skorch.history.History
@@ -289,13 +291,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.backbone_options = backbone_options
 
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "IRTuningClassifier":
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> IRTuningClassifier:
         """Train adapters and head.
 
         Parameters
         ----------
         X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
-            Revision pairs, the text before first; or single texts. A missing side is the empty text.
+            Revision pairs, the text before first; or single texts. A missing side of a pair is the empty text; a row
+            without any text is refused.
         y : array-like of shape (n_samples,)
             Class labels.
         sample_weight : array-like of shape (n_samples,), default=None

@@ -175,6 +175,7 @@ def build_net(
     schedule = LRScheduler(
         policy=get_linear_schedule_with_warmup,
         step_every="batch",
+        event_name=None,  # it would note the head's rate alone
         num_warmup_steps=round(_WARM_UP_SHARE * n_steps),
         num_training_steps=n_steps,
     )
@@ -296,7 +297,8 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
         if n_steps == 0:
             raise KeyboardInterrupt
         warnings.warn(
-            f"Training was interrupted after {n_steps} steps; the estimator keeps what it learned until then.",
+            f"Training was interrupted after {n_steps} steps; the estimator keeps what it learned until then, and the "
+            "program goes on. Interrupt it again to end it.",
             UserWarning,
             stacklevel=3,
         )

@@ -429,6 +429,7 @@ BAD = [
     ({"adapter": LoraConfig(init_lora_weights="pissa")}, None, "init_lora_weights='pissa', which changes"),
     ({"adapter": PromptTuningConfig(num_virtual_tokens=2)}, None, "cannot be restricted to layers"),
     ({"backbone": "/nowhere"}, None, "is no alias"),
+    ({"backbone": "SmolLM2-135"}, None, "is no alias .* Did you mean 'smollm2-135m'"),
     ({"precision": "fp8"}, None, "precision"),
     ({"backbone_options": {"dtype": "float16"}}, None, "must not hold 'dtype'"),
     ({"class_weight": {"style": -1}}, None, "class_weight=.* must give each class a finite weight"),
