@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 # What peft may start from without a look at the weights or texts (and "mica", which only looks).
 _LORA_STARTS = ("gaussian", "orthogonal", "mica")
+# Parameters of peft's configurations that concern other parts of a model than its layers, or their number.
+_BEYOND_LAYERS = ("modules_to_save", "trainable_token_indices", "layer_replication")
 
 
 def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
@@ -31,7 +33,7 @@ def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
     ------
     ValueError
         If peft would begin by changing the backbone's own weights, which all estimators of a process share, or by
-        measuring them on texts; or if it cannot be told which layers to leave alone.
+        measuring them on texts; if it would train anything but layers; or cannot be told which layers to leave alone.
     """
     if not isinstance(adapter, PeftConfig):
         return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
@@ -41,6 +43,12 @@ def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
             f"adapter has init_lora_weights={start!r}, which changes the backbone's own weights or measures texts "
             "beforehand; use True, False, 'gaussian', 'orthogonal' or 'mica'."
         )
+    for name in _BEYOND_LAYERS:
+        if getattr(adapter, name, None):
+            raise ValueError(
+                f"adapter has {name}={getattr(adapter, name)!r}, but adapters are in the candidate layers alone, and "
+                f"the classification head is trained in any case: leave {name} out."
+            )
     if not hasattr(adapter, "exclude_modules"):
         raise ValueError(
             f"adapter={type(adapter).__name__} cannot be restricted to layers: use LoraConfig or a relative."

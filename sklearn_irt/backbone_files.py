@@ -54,7 +54,7 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
         return str(path.resolve())
-    misspelt = get_close_matches(name.lower(), ALIASES, cutoff=0.8)
+    misspelt = [] if "/" in name else get_close_matches(name.lower(), ALIASES, cutoff=0.8)
     if misspelt or path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
         hint = f" Did you mean {misspelt[0]!r}?" if misspelt else ""
         raise ValueError(

@@ -146,7 +146,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Draws the initial adapters and head, the order of batches and the validation part. An int makes fits equal to
         the last bit on one machine, with as many threads of torch and in the same ``precision_``. The global
         generators of numpy, torch and ``random`` are neither read nor moved, so None draws from the operating system.
-        Fits in several threads of one process train one after the other.
+        Fits in several threads of one process take their steps in turn.
 
     verbose : int, default=0
         1 prints what was chosen and shows progress bars; 2 prints a line an epoch besides.

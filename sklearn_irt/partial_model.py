@@ -92,7 +92,7 @@ def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.
 
     Raises
     ------
-    RuntimeError
+    ValueError
         If the model did not come to that layer.
     """
     with replaced([layer], lambda _: _read_out):
@@ -103,8 +103,8 @@ def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.
     raise _not_a_backbone(model)
 
 
-def _not_a_backbone(model: PreTrainedModel) -> RuntimeError:
-    return RuntimeError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
+def _not_a_backbone(model: PreTrainedModel) -> ValueError:
+    return ValueError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
 
 
 def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]:
@@ -121,11 +121,17 @@ def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]
     -------
     stand_in : callable
         Passes on the states that it is given.
+
+    Raises
+    ------
+    ValueError
+        If the model did not come to that layer.
     """
     end = layer.register_forward_hook(_end_with)
     try:
         with torch.inference_mode():
-            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+            token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+            model(input_ids=token, attention_mask=torch.ones_like(token))
     except _End as reached:
         returned = reached.found
     else:

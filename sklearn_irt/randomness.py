@@ -18,22 +18,46 @@ def own_generator(random_state: Any) -> np.random.RandomState:
     return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
-@contextmanager
-def isolated_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators within a block and put them back afterwards; threads run such blocks in turn.
+class OwnDraws:
+    """What torch draws from a seed, in blocks, outside of which its generators are as they were.
+
+    Each block goes on where the one before it ended. Threads run their blocks in turn.
 
     Parameters
     ----------
     seed : int
         For the generators of the CPU and of the device.
     device : torch.device
-        Where the block computes.
+        Where the blocks compute.
     """
-    n_devices = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, 0)
-    device_type = device.type if n_devices else "cuda"
-    with _drawing, torch.random.fork_rng(devices=range(n_devices), device_type=device_type):
-        if n_devices:
-            torch.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)  # the other one seeds GPUs as well, which are not put back
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.device = device
+        self._reached: list[torch.Tensor] = []
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Draw from the seed within a block."""
+        modules: list[Any] = [] if self.device.type == "cpu" else [torch.get_device_module(self.device)]
+        devices = [device for module in modules for device in range(module.device_count())]
+        with _drawing, torch.random.fork_rng(devices=devices, device_type=self.device.type):
+            if self._reached:
+                torch.set_rng_state(self._reached[0])
+                for module in modules:
+                    module.set_rng_state(self._reached[1], self.device)
+            elif modules:
+                torch.manual_seed(self.seed)
+            else:
+                torch.default_generator.manual_seed(self.seed)  # the other one seeds GPUs, which are not put back here
+            try:
+                yield
+            finally:
+                self._reached = [torch.get_rng_state(), *(module.get_rng_state(self.device) for module in modules)]
+
+
+@contextmanager
+def isolated_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Run one block of :class:`OwnDraws`."""
+    with OwnDraws(seed, device).block():
         yield

@@ -225,6 +225,9 @@ class TrainedPart(nn.Module):
                 parameter.data = parameter.data.float()
         if not all(self.layer_parameters.values()):
             raise ValueError("The adapter puts no parameters into some candidate layer: check its target_modules.")
+        everywhere = [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in adapters]
+        if len(everywhere) > len(adapters):
+            raise ValueError("The adapter shares parameters between modules: layers cannot be chosen one by one.")
 
     def _prepare_head(self) -> None:
         for module in head_modules(self.model).values():

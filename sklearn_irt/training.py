@@ -18,7 +18,7 @@ from transformers import get_linear_schedule_with_warmup
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .head import head_modules
-from .randomness import isolated_seed
+from .randomness import OwnDraws
 from .trained_part import TrainedPart
 
 # Epochs without a lower validation loss after which early stopping stops.
@@ -42,9 +42,12 @@ class LayerwiseNet(NeuralNetClassifier):
     ----------
     interrupted_ : bool
         Whether the user stopped the last fit by Ctrl-C.
+    draws_ : OwnDraws or None
+        What dropout draws from, while training.
     """
 
     interrupted_ = False
+    draws_: OwnDraws | None = None
     optimizer_: Any
     callbacks_: Any
 
@@ -70,7 +73,9 @@ class LayerwiseNet(NeuralNetClassifier):
         On a CPU a batch of many tokens goes in parts, whose gradients add up to those of the batch: what layers keep
         for their gradients is most of a fit's memory, and would be as large as the longest texts make it.
         """
-        steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self._split(*batch)]
+        assert self.draws_ is not None
+        with self.draws_.block():
+            steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self._split(*batch)]
         loss, logits = torch.stack([step["loss"].detach() for step in steps]).sum(), [step["y_pred"] for step in steps]
         if not torch.isfinite(loss):
             raise self.divergence(f"The loss is {loss.item()}")
@@ -117,6 +122,7 @@ class LayerwiseNet(NeuralNetClassifier):
         self.module_.start_from(self.module_.first_layer)
         self.module_.eval()
         self.module_.forget_folded()
+        self.draws_ = None
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -280,18 +286,18 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
     KeyboardInterrupt
         If the user stopped it before the first step; later, what was learned is kept, with a warning.
     """
-    with isolated_seed(seed, torch.device(net.device)):
-        net.initialize()
-        if start is not None:
-            net.module_.load_state_dict(start)
-        try:
-            net.partial_fit(dataset, dataset.labels)
-        except FloatingPointError:
-            net.callback("last_good_weights").restore()
-            raise
-        finally:
-            if "step_bar" in dict(net.callbacks_):
-                net.callback("step_bar").close()
+    net.initialize()
+    if start is not None:
+        net.module_.load_state_dict(start)
+    net.draws_ = OwnDraws(seed, torch.device(net.device))
+    try:
+        net.partial_fit(dataset, dataset.labels)
+    except FloatingPointError:
+        net.callback("last_good_weights").restore()
+        raise
+    finally:
+        if "step_bar" in dict(net.callbacks_):
+            net.callback("step_bar").close()
     if net.interrupted_:
         n_steps = net.callback("selected_layers").n_steps
         if n_steps == 0:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import IA3Config, KasaConfig, LNTuningConfig, LoraConfig, PromptTuningConfig
+from peft import IA3Config, KasaConfig, LilyConfig, LNTuningConfig, LoraConfig, PromptTuningConfig
 
 from sklearn_irt.adapters import adapter_config
 from sklearn_irt.backbone import load_backbone
@@ -87,6 +87,19 @@ def test_a_start_that_changes_the_backbone_or_reads_texts_is_refused(start):
     config.init_lora_weights = start  # peft warns, or asks for more, where it is given at once
     with pytest.raises(ValueError, match=r"init_lora_weights='.*', which changes the backbone's own weights"):
         adapter_config(config)
+
+
+@pytest.mark.parametrize(
+    "beyond", [{"modules_to_save": ["score"]}, {"trainable_token_indices": [1]}, {"layer_replication": [(0, 4)]}]
+)
+def test_what_is_beyond_the_layers_is_refused(beyond):
+    with pytest.raises(ValueError, match=r"are in the candidate layers alone.*leave .* out"):
+        adapter_config(LoraConfig(r=2, **beyond))
+
+
+def test_an_adapter_that_layers_share_is_refused(backbone):
+    with pytest.raises(ValueError, match="shares parameters between modules"):
+        TrainedPart(backbone, [2, 3], LilyConfig(r=2, target_modules=["q_proj"]), n_classes=3, seed=0)
 
 
 def test_an_adapter_that_replaces_weights_of_the_backbone_is_refused_and_undone(backbone):

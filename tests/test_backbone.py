@@ -3,15 +3,23 @@
 import json
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, T5Config
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+    Qwen2Config,
+    T5Config,
+)
 
-from sklearn_irt import backbone_files
+from sklearn_irt import FullSelection, backbone_files
 from sklearn_irt.adapters import adapter_config
 from sklearn_irt.backbone import (
     describe_backbone,
@@ -166,8 +174,9 @@ def test_what_is_no_backbone_is_named(name):
         locate_backbone(name)
 
 
-def test_a_hub_id_is_passed_on(monkeypatch):
-    assert locate_backbone("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M", "me/smollm2-135m"])
+def test_a_hub_id_is_passed_on(name):
+    assert locate_backbone(name) == name
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
@@ -284,3 +293,34 @@ class TestConversion:
         folder = locate_backbone(gguf)
         assert (Path(folder) / "config.json").is_file()
         assert [path.name for path in backbone_files.cache_folder().iterdir()] == [Path(folder).name]
+
+
+def test_a_backbone_that_is_moved_in_inference_mode_serves_a_fit(tiny_llama, make_classifier, revisions, monkeypatch):
+    """Moving it to a GPU copies its tensors."""
+    monkeypatch.setattr(LlamaForSequenceClassification, "to", lambda self, *_: self._apply(torch.clone))
+    with torch.inference_mode():
+        backbone = load_backbone(tiny_llama, precision="bf16", device=torch.device("cpu"))
+    assert not any(tensor.is_inference() for tensor in backbone.model.state_dict().values())
+    make_classifier(precision="bf16").fit(*revisions)
+
+
+def test_while_one_thread_trains_others_load(tiny_llama, backbones, make_classifier, revisions):
+    classifier = make_classifier().fit(*revisions)
+    stored = pickle.dumps(classifier)
+    trains, loaded = Event(), Event()
+
+    class Waiting(FullSelection):
+        """Trains on when the other thread has loaded."""
+
+        def observe(self, step, norms):
+            super().observe(step, norms)
+            trains.set()
+            assert loaded.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        fit = pool.submit(make_classifier(selection=Waiting()).fit, *revisions)
+        assert trains.wait(30)
+        pickle.loads(stored)
+        load_backbone(backbones["bert"], precision="bf16", device=torch.device("cpu"))
+        loaded.set()
+        fit.result()

@@ -214,7 +214,7 @@ def test_a_copy_shares_tensors_but_no_modules(load):
 def test_a_model_that_does_not_reach_the_layer_says_so(load):
     model = share_weights(load("llama").model)
     unused = share_weights(model).model.layers[2]
-    with pytest.raises(RuntimeError, match="did not run its layers one after the other"):
+    with pytest.raises(ValueError, match="did not run its layers one after the other"):
         run_up_to(unused, model, input_ids=torch.tensor([[5, 6]]))
 
 
