@@ -223,11 +223,12 @@ def load_backbone(
         return loaded
 
 
+@quiet_transformers()
 @torch.inference_mode(False)  # what is loaded serves fits that do not run in the user's inference mode
 def _load(location: str, options: dict[str, Any], identity: str, origin: dict[str, Any]) -> Backbone:
     backbone, device = origin["backbone"], origin["device"]
     try:
-        with quiet_transformers(), isolated_seed(0, device):
+        with isolated_seed(0, device):
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 location,
                 dtype=DTYPES[origin["precision"]],
@@ -244,8 +245,7 @@ def _load(location: str, options: dict[str, Any], identity: str, origin: dict[st
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval().to(device)
     stack = find_stack(model)
-    with quiet_transformers():
-        stand_in = stand_in_for(get_layers(model, stack)[0], model)
+    stand_in = stand_in_for(get_layers(model, stack)[0], model)
     return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin)
 
 

@@ -47,11 +47,12 @@ def _read_out(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.T
     raise _End(hidden_states)
 
 
-def _end_with(layer: nn.Module, args: Any, returned: Any) -> None:
-    raise _End(returned)
+def _read_returned(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Stand in for the forward pass of the last layer that is to run."""
+    raise _End(forward(*args, **kwargs))
 
 
-def pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Stand in for the forward pass of a layer whose work is in the entering states already."""
     return hidden_states
 
@@ -95,16 +96,17 @@ def run_up_to(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> torch.
     ValueError
         If the model did not come to that layer.
     """
-    with replaced([layer], lambda _: _read_out):
+    return _run_until(layer, _read_out, model, **inputs)
+
+
+def _run_until(layer: nn.Module, stand_in: Callable[..., Any], model: PreTrainedModel, **inputs: Any) -> Any:
+    """Run a model as far as a layer for which something stands in that ends the run."""
+    with replaced([layer], lambda _: stand_in):
         try:
             model(**inputs)
         except _End as end:
             return end.found
-    raise _not_a_backbone(model)
-
-
-def _not_a_backbone(model: PreTrainedModel) -> ValueError:
-    return ValueError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
+    raise ValueError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
 
 
 def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]:
@@ -127,18 +129,11 @@ def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]
     ValueError
         If the model did not come to that layer.
     """
-    end = layer.register_forward_hook(_end_with)
-    try:
-        with torch.inference_mode():
-            token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-            model(input_ids=token, attention_mask=torch.ones_like(token))
-    except _End as reached:
-        returned = reached.found
-    else:
-        raise _not_a_backbone(model)
-    finally:
-        end.remove()
-    return partial(_pass_on_in_tuple, len(returned) - 1) if isinstance(returned, tuple) else pass_on
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    inputs = {"input_ids": token, "attention_mask": torch.ones_like(token)}
+    with torch.inference_mode():
+        returned = _run_until(layer, partial(_read_returned, layer.forward), model, **inputs)
+    return partial(_pass_on_in_tuple, len(returned) - 1) if isinstance(returned, tuple) else _pass_on
 
 
 def start_at(layers: nn.ModuleList, first_layer: int, stand_in: Callable[..., Any]) -> RemovableHandle:

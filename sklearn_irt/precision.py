@@ -71,7 +71,7 @@ def product_rates(n_inputs: int, n_outputs: int, device: torch.device) -> dict[s
     """
     weights = {name: torch.ones(n_outputs, n_inputs, dtype=dtype, device=device) for name, dtype in DTYPES.items()}
     for weight in weights.values():
-        _time_run(torch.ones_like(weight[:1]), weight)  # a device, or a library, may need seconds to wake
+        _time_run(weight[:1], weight)  # a device, or a library, may need seconds to wake
     rates: dict[str, float] = {}
     n_rows = int(np.clip(_LEAST_OPERATIONS // (2 * n_inputs * n_outputs), _LEAST_ROWS, _MOST_ROWS))
     while True:
@@ -92,7 +92,7 @@ def _time_in_turn(weights: dict[str, torch.Tensor], n_rows: int) -> dict[str, fl
 
     They take turns, for what else the machine computes meanwhile would tell against the one that it meets.
     """
-    rows = {name: torch.ones_like(weight[:1]).expand(n_rows, -1).contiguous() for name, weight in weights.items()}
+    rows = {name: weight.new_ones(n_rows, weight.shape[1]) for name, weight in weights.items()}
     seconds: dict[str, list[float]] = {name: [] for name in weights}
     for _ in range(_MOST_RUNS):
         for name, weight in weights.items():

@@ -27,6 +27,8 @@ from .states_store import (
     write_to_memory,
 )
 
+_VERSION = version("sklearn_irt")  # here, for it is read from a file
+
 
 @dataclass
 class PrefixStates:
@@ -111,7 +113,7 @@ def compute_prefix_states(
     # The number of threads and the processor's instructions decide in which order a product is summed, and this
     # package how the layers are run.
     processor = f"{torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}"
-    arithmetic = f"{backbone.identity} {version('sklearn_irt')} {processor}"
+    arithmetic = f"{backbone.identity} {_VERSION} {processor}"
     keys = [StatesKey(arithmetic, first_layer, tuple(ids)) for ids in token_ids]
     known = {key: states for key in dict.fromkeys(keys) if (states := _look_up(key, store, memory)) is not None}
     new = [key for key in dict.fromkeys(keys) if key not in known]

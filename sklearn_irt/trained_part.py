@@ -19,7 +19,7 @@ from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
 from .layer_by_layer import run_layer_by_layer, try_layer_by_layer
 from .normalization import quicken_norms
-from .partial_model import enter, pass_on, read_pooled_alone, replaced, run_up_to, share_weights, start_at
+from .partial_model import enter, read_pooled_alone, replaced, run_up_to, share_weights, start_at
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
 from .states_store import STORED_DTYPE
@@ -138,7 +138,7 @@ class TrainedPart(nn.Module):
                 advanced = try_layer_by_layer(lower, self._runs_up_to(last, batches))
             if advanced is None:
                 return [self(**batch) for batch in batches]
-            with replaced(lower, lambda index: pass_on):
+            with replaced(lower, lambda index: self.backbone.stand_in):
                 return [self(**{**batch, "states": states}) for batch, states in zip(batches, advanced, strict=True)]
 
     def _runs_up_to(

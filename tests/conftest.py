@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
+from sklearn_irt import backbone as backbone_module
 from sklearn_irt.callbacks import SelectedLayers
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
@@ -81,6 +82,17 @@ def interrupt_at(monkeypatch):
         monkeypatch.setattr(SelectedLayers, "on_batch_begin", interrupted)
 
     return interrupt
+
+
+@pytest.fixture
+def forget_backbones():
+    """Return a function after which the next fit loads its backbone anew."""
+
+    def forget():
+        backbone_module._loaded.clear()
+        backbone_module._latest.clear()
+
+    return forget
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
 from sklearn_irt import FixedSelection, GradientNormSelection
-from sklearn_irt import backbone as backbone_module
 from sklearn_irt.states_store import between_fits
 
 
@@ -114,11 +113,10 @@ def test_a_fit_that_is_refused_leaves_the_estimator_as_it_was(make_classifier, r
 @pytest.mark.parametrize(
     "setting", [torch.inference_mode, torch.no_grad, partial(torch.set_default_dtype, torch.float64)]
 )
-def test_torchs_settings_of_the_user_do_not_matter(make_classifier, revisions, setting):
+def test_torchs_settings_of_the_user_do_not_matter(make_classifier, revisions, forget_backbones, setting):
     X, y = revisions
     between_fits.clear()
-    backbone_module._loaded.clear()
-    backbone_module._latest.clear()
+    forget_backbones()
     with setting() or nullcontext():
         try:
             within = make_classifier().fit(X, y)

@@ -16,7 +16,6 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from sklearn_irt import backbone as backbone_module
 from sklearn_irt.backbone import load_backbone
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.states_store import between_fits
@@ -24,11 +23,10 @@ from sklearn_irt.tokenization import tokenize_pairs
 
 
 @pytest.fixture
-def loadings(monkeypatch):
+def loadings(monkeypatch, forget_backbones):
     """Return a list that gets an entry for each time that weights are read; nothing is loaded at first."""
     gc.collect()
-    backbone_module._loaded.clear()
-    backbone_module._latest.clear()
+    forget_backbones()
     counted = []
     from_pretrained = AutoModelForSequenceClassification.from_pretrained
 
@@ -218,7 +216,9 @@ def test_a_backbone_is_loaded_once_for_many_fits(make_classifier, revisions, loa
     assert len(loadings) == 2
 
 
-def test_a_backbone_is_loaded_anew_when_its_file_changed(make_classifier, revisions, tiny_llama, tmp_path, loadings):
+def test_a_backbone_is_loaded_anew_when_its_file_changed(
+    make_classifier, revisions, tiny_llama, tmp_path, loadings, forget_backbones
+):
     X, y = revisions
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "changing"))
     old = make_classifier(backbone=folder).fit(X[:30], y[:30])
@@ -229,8 +229,7 @@ def test_a_backbone_is_loaded_anew_when_its_file_changed(make_classifier, revisi
     new = make_classifier(backbone=folder).fit(X[:30], y[:30])
     assert len(loadings) == 2
     assert not np.allclose(new.predict_proba(X[30:]), old.predict_proba(X[30:]))
-    backbone_module._loaded.clear()
-    backbone_module._latest.clear()
+    forget_backbones()
     between_fits.clear()
     again = make_classifier(backbone=folder).fit(X[:30], y[:30])
     assert np.array_equal(again.predict_proba(X[30:]), new.predict_proba(X[30:]))

@@ -28,7 +28,6 @@ def main():
             parameters = {**arguments.others, arguments.vary: read_value(text)}
             classifier = IRTuningClassifier(random_state=seed).set_params(**parameters)
             key = {"parameter": arguments.vary, "value": text, "pairs": arguments.pairs, "seed": seed}
-            key["others"] = json.dumps(arguments.others, sort_keys=True)
             runs.append(run_once(arguments.results, key, classifier, parts))
     print_table(runs, by=["parameter", "value", "pairs"])
 
