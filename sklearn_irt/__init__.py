@@ -3,17 +3,36 @@
 from .baselines import EditFeatures, make_edit_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
-from .selection import FixedSelection, FullSelection, GradientNormSelection, LayerSelection
+from .selection import (
+    BudgetSelection,
+    FisherSelection,
+    FixedSelection,
+    FullSelection,
+    GradientNormSelection,
+    HalfSelection,
+    LayerSelection,
+    LearnedImportanceSelection,
+    RandomSelection,
+    SparseSelection,
+    SubTuningSelection,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BudgetSelection",
     "EditFeatures",
+    "FisherSelection",
     "FixedSelection",
     "FullSelection",
     "GradientNormSelection",
+    "HalfSelection",
     "IRTuningClassifier",
     "LayerSelection",
+    "LearnedImportanceSelection",
+    "RandomSelection",
+    "SparseSelection",
+    "SubTuningSelection",
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",

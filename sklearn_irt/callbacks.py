@@ -1,5 +1,6 @@
 """What happens around a training step: layers are switched, good weights kept, progress shown."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from tqdm.auto import tqdm
 
 from .longer_prefix import advance_states
 from .prefix import PrefixStates
+from .probing import TrainingProbe
 from .selection import LayerSelection
+from .selection.base import Masks
 
 
 class SelectedLayers(Callback):
@@ -35,6 +38,8 @@ class SelectedLayers(Callback):
         The strategy's scores after each step.
     active_ : list of ndarray of shape (n_candidates,), dtype bool
         The layers in training at each step.
+    n_active_parameters_ : list of int
+        How many of their parameters trained at each step; masked ones do not count.
     """
 
     def __init__(self, selection: LayerSelection, states: PrefixStates, n_steps_planned: int) -> None:
@@ -44,6 +49,7 @@ class SelectedLayers(Callback):
 
         self.scores_: list[NDArray[np.float64]] = []
         self.active_: list[NDArray[np.bool_]] = []
+        self.n_active_parameters_: list[int] = []
 
     @property
     def n_steps(self) -> int:
@@ -51,9 +57,16 @@ class SelectedLayers(Callback):
         return len(self.scores_)
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Switch the layers before the first step."""
+        """Note where the net begins."""
         self._first_layer = net.module_.first_layer
-        self._switch_layers(net)
+        self._masks: Masks | None = None
+        self._entry_masks: dict[nn.Parameter, torch.Tensor] = {}
+
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Switch the layers before the first step."""
+        if self.n_steps == 0:
+            self.selection.probe_ = TrainingProbe(net, dataset_train, self.selection.random_state_)
+            self._switch_layers(net)
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, **kwargs: Any) -> None:
         """Switch the layers for the next step, of which no batch has been made of the states yet."""
@@ -62,22 +75,32 @@ class SelectedLayers(Callback):
 
     def _switch_layers(self, net: NeuralNet) -> None:
         self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
-        for layer, parameters in net.module_.layer_parameters.items():
-            for parameter in parameters:
-                _switch(parameter, layer in self._selected, net.optimizer_)
         lowest = self.selection.lowest(self.n_steps)
+        self._check_selected(lowest)
+        masks = self.selection.masks(self.n_steps)
+        if masks is not self._masks:
+            self._masks, self._entry_masks = masks, _read_entry_masks(masks, net)
+        for layer, tensors in net.module_.layer_tensors.items():
+            for name, parameter in tensors.items():
+                within = True if masks is None or layer not in self._selected else masks[layer][name]
+                _switch(parameter, layer in self._selected and within is not False, net.optimizer_)
+        if lowest > self._first_layer:
+            advance_states(net.module_, self.states, lowest)
+            self._first_layer = lowest
+
+    def _check_selected(self, lowest: int) -> None:
         allowed = {layer for layer in self.selection.layers_.tolist() if layer >= lowest}
         if not self._selected or not self._selected <= allowed:
             raise ValueError(
                 f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, "
                 f"at least one, but it selected {sorted(self._selected)}."
             )
-        if lowest > self._first_layer:
-            advance_states(net.module_, self.states, lowest)
-            self._first_layer = lowest
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Report the norms before anything clips them."""
+        """Mask gradients, and report the norms before anything clips them."""
+        for parameter, mask in self._entry_masks.items():
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
         parameters = net.module_.layer_parameters
         gradients = {layer: [p.grad for p in parameters[layer] if p.grad is not None] for layer in self._selected}
         norms = iter(torch.stack(torch._foreach_norm([g for group in gradients.values() for g in group])).tolist())
@@ -86,6 +109,27 @@ class SelectedLayers(Callback):
         )
         self.scores_.append(self.selection.scores_.copy())
         self.active_.append(np.isin(self.selection.layers_, list(self._selected)))
+        self.n_active_parameters_.append(self._count_active(parameters))
+
+    def _count_active(self, parameters: Mapping[int, Sequence[nn.Parameter]]) -> int:
+        active = [p for layer in self._selected for p in parameters[layer] if p.requires_grad]
+        return sum(int(self._entry_masks[p].sum()) if p in self._entry_masks else p.numel() for p in active)
+
+
+def _read_entry_masks(masks: Masks | None, net: NeuralNet) -> dict[nn.Parameter, torch.Tensor]:
+    """Return the mask of every tensor of which only some entries train; its moments begin anew with it."""
+    entry_masks = {}
+    for layer, within in (masks or {}).items():
+        tensors = net.module_.layer_tensors[layer]
+        if set(within) != set(tensors):
+            raise ValueError(f"The masks of layer {layer} must name the tensors {sorted(tensors)}, all of them.")
+        for name, mask in within.items():
+            if isinstance(mask, np.ndarray):
+                if mask.shape != tensors[name].shape:
+                    raise ValueError(f"The mask of {name!r} in layer {layer} must be of shape {tensors[name].shape}.")
+                entry_masks[tensors[name]] = torch.from_numpy(mask).to(tensors[name].device)
+                net.optimizer_.state.pop(tensors[name], None)
+    return entry_masks
 
 
 def _switch(parameter: nn.Parameter, trains: bool, optimizer: torch.optim.Optimizer) -> None:

@@ -36,7 +36,18 @@ from .precision import (
 from .predicting import predict_logits
 from .prefix import compute_prefix_states
 from .randomness import own_generator
-from .selection import FullSelection, GradientNormSelection, LayerSelection
+from .selection import (
+    BudgetSelection,
+    FisherSelection,
+    FullSelection,
+    GradientNormSelection,
+    HalfSelection,
+    LayerSelection,
+    LearnedImportanceSelection,
+    RandomSelection,
+    SparseSelection,
+    SubTuningSelection,
+)
 from .selection.base import layer_indices
 from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
@@ -46,6 +57,13 @@ _SELECTIONS: dict[str, LayerSelection] = {
     "ir": GradientNormSelection(),
     "ir-fast": GradientNormSelection(warm_up=10, interval=None),
     "full": FullSelection(),
+    "random": RandomSelection(),
+    "ist": LearnedImportanceSelection(),
+    "fisher": FisherSelection(),
+    "subtuning": SubTuningSelection(),
+    "budget": BudgetSelection(),
+    "half": HalfSelection(),
+    "sparse": SparseSelection(),
 }
 
 
@@ -174,6 +192,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Score of each candidate layer after each step; inf before it trained for the first time.
     active_layers_ : ndarray of shape (n_steps, n_candidates), dtype bool
         Whether each candidate layer trained at each step.
+    n_active_parameters_ : ndarray of shape (n_steps,), dtype int
+        How many parameters of candidate layers trained at each step; those that a strategy masks do not count.
     history_ : skorch.history.History
         Losses and times, a row an epoch.
     n_iter_ : int
@@ -237,6 +257,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     selection_: LayerSelection
     layer_scores_: NDArray[np.float64]
     active_layers_: NDArray[np.bool_]
+    n_active_parameters_: NDArray[np.intp]
     n_iter_: int
     n_trainable_parameters_: int
     precision_: str
@@ -546,9 +567,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self.n_layers_ = n_layers
         self.selection_ = selected_layers.selection
+        vars(self.selection_).pop("probe_", None)  # it holds what only training needs
         self.candidate_layers_ = self.selection_.layers_
         self.layer_scores_ = np.array(selected_layers.scores_)
         self.active_layers_ = np.array(selected_layers.active_)
+        self.n_active_parameters_ = np.array(selected_layers.n_active_parameters_)
         self.history_ = net.history
         self.n_iter_ = sum("train_loss" in epoch for epoch in net.history)
         self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())

@@ -19,6 +19,7 @@ from .head import head_modules
 _POSITION_WISE = (("self_attn.o_proj", "post_attention_layernorm"), ("attn.c_proj", "ln_2"))
 
 _entering: ContextVar[tuple[torch.Tensor, torch.Tensor]] = ContextVar("entering")
+_every_position: ContextVar[bool] = ContextVar("every_position", default=False)
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -217,9 +218,36 @@ def read_pooled_alone(model: PreTrainedModel, layers: nn.ModuleList) -> None:
     head["score"].register_forward_hook(_spread)
 
 
+@contextmanager
+def reading_every_position() -> Iterator[None]:
+    """Let a model under :func:`read_pooled_alone` compute its last layer at every position, for a while."""
+    token = _every_position.set(True)
+    try:
+        yield
+    finally:
+        _every_position.reset(token)
+
+
+@contextmanager
+def watch_layers(stack: nn.ModuleList, layers: Iterable[int]) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Note the states that enter and leave some layers, by their indices, in the runs of a while."""
+    passed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def note(index: int, layer: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
+        entering = args[0] if args else kwargs["hidden_states"]
+        passed[index] = entering, returned[0] if isinstance(returned, tuple) else returned
+
+    hooks = [stack[index].register_forward_hook(partial(note, index), with_kwargs=True) for index in layers]
+    try:
+        yield passed
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _keep_pooled(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     states, *rest = args
-    if states.shape[1] == 1:
+    if states.shape[1] == 1 or _every_position.get():
         return args
     _, pooled = _entering.get()
     return states[torch.arange(len(states), device=states.device), pooled][:, None], *rest

@@ -10,6 +10,7 @@ import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.nn.functional import cosine_similarity
 from torch.utils.hooks import RemovableHandle
 
 from .adapters import attach_adapters
@@ -19,7 +20,16 @@ from .head import head_modules, replace_head
 from .known_answers import KnownAnswers
 from .layer_by_layer import run_layer_by_layer, try_layer_by_layer
 from .normalization import quicken_norms
-from .partial_model import enter, read_pooled_alone, replaced, run_up_to, share_weights, start_at
+from .partial_model import (
+    enter,
+    read_pooled_alone,
+    reading_every_position,
+    replaced,
+    run_up_to,
+    share_weights,
+    start_at,
+    watch_layers,
+)
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
 from .states_store import STORED_DTYPE
@@ -75,7 +85,7 @@ class TrainedPart(nn.Module):
         self._frozen = {id(tensor) for tensor in backbone.model.state_dict(keep_vars=True).values()}
         self.backbone = backbone
         self.model = share_weights(backbone.model)
-        drop_upper_layers(self._stack, n_layers)
+        drop_upper_layers(self.stack, n_layers)
         quicken_rotary_attention(self.model)
         self._entry, self._entered_layer = self._start_at(self.first_layer), self.first_layer
         with isolated_seed(seed, backbone.device):
@@ -88,7 +98,7 @@ class TrainedPart(nn.Module):
         for module in tuned:
             module.cast_input_dtype_enabled = False  # autocast casts, where that is needed
         self._prepare_head()
-        read_pooled_alone(self.model, self._stack)
+        read_pooled_alone(self.model, self.stack)
         self.known_answers = KnownAnswers()
         self._running = RLock()  # for its layers are replaced meanwhile
 
@@ -111,7 +121,8 @@ class TrainedPart(nn.Module):
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     @property
-    def _stack(self) -> nn.ModuleList:
+    def stack(self) -> nn.ModuleList:
+        """The layers that run."""
         return get_layers(self.model, self.backbone.stack)
 
     def start_from(self, layer: int) -> None:
@@ -120,20 +131,20 @@ class TrainedPart(nn.Module):
         self._entry, self._entered_layer = self._start_at(layer), layer
 
     def _start_at(self, layer: int) -> RemovableHandle:
-        return start_at(self._stack, layer, self.backbone.stand_in)
+        return start_at(self.stack, layer, self.backbone.stand_in)
 
     def advance(self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute what enters ``layer`` in batches, each of which has the arguments of :meth:`forward`."""
         with self._running, self._autocast():
-            return run_layer_by_layer(self._stack[self._entered_layer : layer], self._runs_up_to(layer, batches))
+            return run_layer_by_layer(self.stack[self._entered_layer : layer], self._runs_up_to(layer, batches))
 
     def classify(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute the logits of batches, each of which has the arguments of :meth:`forward`."""
-        last = len(self._stack) - 1
+        last = len(self.stack) - 1
         if len(batches) == 1 or self._entered_layer == last:
             return [self(**batch) for batch in batches]
         with self._running:
-            lower = self._stack[self._entered_layer : last]
+            lower = self.stack[self._entered_layer : last]
             with self._autocast():
                 advanced = try_layer_by_layer(lower, self._runs_up_to(last, batches))
             if advanced is None:
@@ -144,7 +155,7 @@ class TrainedPart(nn.Module):
     def _runs_up_to(
         self, layer: int, batches: Sequence[Mapping[str, torch.Tensor]]
     ) -> list[Callable[[], torch.Tensor]]:
-        return [partial(self._run_up_to, self._stack[layer], **batch) for batch in batches]
+        return [partial(self._run_up_to, self.stack[layer], **batch) for batch in batches]
 
     def _run_up_to(
         self, layer: nn.Module, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -163,6 +174,31 @@ class TrainedPart(nn.Module):
         # Adapters that peft computes are in fp32, the states in the precision of the frozen weights.
         return self.backbone.autocast() if self._adapted is None else nullcontext()
 
+    def similarities(
+        self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Compute the cosine between the state that enters a candidate layer and the one that leaves it.
+
+        Parameters
+        ----------
+        states, input_ids, attention_mask : Tensor
+            As in :meth:`forward`.
+
+        Returns
+        -------
+        cosines : dict of int to Tensor of shape (n_tokens,), dtype float32
+            For each candidate layer and each token that is no padding.
+        """
+        states, input_ids, attention_mask = (t.to(self.backbone.device) for t in (states, input_ids, attention_mask))
+        real = attention_mask.bool()
+        entered = self._entered_by(states, attention_mask)
+        with self._running, watch_layers(self.stack, self.layers) as passed, entered, reading_every_position():
+            self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return {
+            layer: cosine_similarity(entering[real].float(), leaving[real].float(), dim=-1)
+            for layer, (entering, leaving) in passed.items()
+        }
+
     def train(self, mode: bool = True) -> "TrainedPart":
         """Switch to training or evaluation; the modules are only visited when that changes something."""
         return self if mode == self.training == self.model.training else super().train(mode)
@@ -172,12 +208,17 @@ class TrainedPart(nn.Module):
         """The parameters of adapters and head, by name."""
         return {name: p for name, p in self.named_parameters() if name in self._learns}
 
-    @cached_property
+    @property
     def layer_parameters(self) -> dict[int, list[nn.Parameter]]:
-        """The adapter parameters of each candidate layer."""
+        """The parameters of each candidate layer that may train."""
+        return {layer: list(tensors.values()) for layer, tensors in self.layer_tensors.items()}
+
+    @cached_property
+    def layer_tensors(self) -> dict[int, dict[str, nn.Parameter]]:
+        """The same, by their names within the layer."""
         inside = {layer: f"model.{self.backbone.stack}.{layer}." for layer in self.layers}
         return {
-            layer: [p for name, p in self.learned_parameters.items() if name.startswith(start)]
+            layer: {name[len(start) :]: p for name, p in self.learned_parameters.items() if name.startswith(start)}
             for layer, start in inside.items()
         }
 
@@ -193,7 +234,7 @@ class TrainedPart(nn.Module):
         if strict and set(state_dict) != set(self.state_dict()):
             raise ValueError("These adapters and head do not belong to this backbone and its candidate layers.")
         self.known_answers = KnownAnswers()
-        for stale in ("learned_parameters", "layer_parameters") if assign else ():
+        for stale in ("learned_parameters", "layer_tensors") if assign else ():
             self.__dict__.pop(stale, None)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 

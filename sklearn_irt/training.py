@@ -75,13 +75,14 @@ class LayerwiseNet(NeuralNetClassifier):
         """
         assert self.draws_ is not None
         with self.draws_.block():
-            steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self._split(*batch)]
+            steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self.split(*batch)]
         loss, logits = torch.stack([step["loss"].detach() for step in steps]).sum(), [step["y_pred"] for step in steps]
         if not torch.isfinite(loss):
             raise self.divergence(f"The loss is {loss.item()}")
         return {"loss": loss, "y_pred": torch.cat(logits)}
 
-    def _split(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
+    def split(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Yield the parts of a batch that go through the trained part together; their losses add up to the batch's."""
         n_texts, width = inputs["input_ids"].shape
         on_cpu = torch.device(self.device).type == "cpu"
         n_parts = -(-n_texts // max(1, _MOST_TOKENS_ON_A_CPU // width)) if on_cpu else 1

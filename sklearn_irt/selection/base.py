@@ -3,19 +3,33 @@
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+
+from .probe import LayerProbe
+
+INTERVAL: list[Any] = [Interval(Integral, 1, None, closed="left"), StrOptions({"epoch"}), None]
+"""What an ``interval`` parameter may be: steps between two selections, "epoch", or None for a single one."""
+
+COUNT: list[Any] = [Interval(Integral, 1, None, closed="left"), Interval(RealNotInt, 0, 1, closed="right")]
+"""What a number of layers may be: an int, or a share of the candidates."""
+
+
+Masks: TypeAlias = Mapping[int, Mapping[str, "bool | NDArray[np.bool_]"]]
+"""Which tensors of each layer train, or which of their entries."""
 
 
 class LayerSelection(BaseEstimator, metaclass=ABCMeta):
     """A way to choose which candidate layers train at a step.
 
     Training calls :meth:`begin` once, then :meth:`select` before and :meth:`observe` after the backward pass
-    of every step; once :meth:`select` has answered, it may ask :meth:`lowest` for that step. Layers are named by their
-    index in the backbone. A strategy sees numbers only, never a module.
+    of every step; once :meth:`select` has answered, it may ask :meth:`masks` and :meth:`lowest` for that step. Layers
+    are named by their index in the backbone. A strategy sees numbers only, never a module: what it wants to know
+    besides the gradient norms of the steps, it asks ``probe_``.
 
     Attributes
     ----------
@@ -27,9 +41,23 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         How many steps an epoch of this fit has.
     scores_ : ndarray of shape (n_candidates,), dtype float
         The score of each candidate layer; the larger, the more important. NaN where a strategy keeps none.
+    probe_ : LayerProbe
+        Measures the candidate layers on request: gradients and losses on a sample of the training texts, hidden
+        states, weights, costs. It is there while a fit runs, from the first :meth:`select` on.
     """
 
     _parameter_constraints: dict = {}
+
+    needs_own_weights = False
+    """Whether the strategy chooses among a layer's own weights, and so needs ``adapter=None``."""
+
+    needs_lora = False
+    """Whether the strategy suppresses adapters, and so needs those of LoRA's kind."""
+
+    trains_embeddings = False
+    """Whether the backbone's token embeddings train at every step, as the head does."""
+
+    probe_: LayerProbe
 
     def begin(
         self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int
@@ -74,6 +102,23 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
             A subset of ``layers_``, not empty.
         """
 
+    def masks(self, step: int) -> Masks | None:
+        """Return which parameters within the selected layers train; the default is None, for all of them.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step in this fit, from 0; :meth:`select` has answered for it.
+
+        Returns
+        -------
+        masks : mapping of int to mapping of str to bool or ndarray of bool, or None
+            For each selected layer and each of its tensors (by the names that ``probe_.tensors()`` gives): whether it
+            trains, or which of its entries do. A mapping that is the same object as at the step before stands for the
+            same choice.
+        """
+        return None
+
     def observe(self, step: int, gradient_norms: Mapping[int, Sequence[float]]) -> None:
         """Take note of the gradients of a step; the default takes none.
 
@@ -99,6 +144,29 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
             The lowest layer that may train at this step or any later one; the default is the lowest candidate.
         """
         return int(self.layers_[0])
+
+    def _is_due(self, step: int, interval: int | str | None) -> bool:
+        """Say whether a selection is due at a step: see ``INTERVAL``."""
+        if interval is None:
+            return step == 0
+        return step % (self.steps_per_epoch_ if interval == "epoch" else int(interval)) == 0
+
+    def _count(self, number: float, name: str) -> int:
+        """Return how many of the candidates a number of the kind ``COUNT`` stands for."""
+        n_candidates = len(self.layers_)
+        if not isinstance(number, Integral):
+            return max(1, round(float(number) * n_candidates))
+        if number > n_candidates:
+            raise ValueError(
+                f"{type(self).__name__}({name}={number}) asks for {number} layers, but there are {n_candidates} "
+                "candidates: lower it, or widen candidate_layers."
+            )
+        return int(number)
+
+    def _highest(self, number: int) -> NDArray[np.intp]:
+        """Return the layers of the highest scores, ascending; of equal scores the higher layer."""
+        order = np.lexsort((self.layers_, self.scores_))
+        return np.sort(self.layers_[order[len(order) - number :]])
 
 
 def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:

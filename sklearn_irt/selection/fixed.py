@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import StrOptions
 
 from .base import LayerSelection
 
@@ -15,8 +16,12 @@ class FixedSelection(LayerSelection):
     Parameters
     ----------
     layers : int or sequence of int
-        An int n trains the n top candidate layers ("last-n"); a sequence names layers by their index in the backbone,
-        and each must be a candidate.
+        An int n trains n adjoining candidates; a sequence names layers by their index in the backbone, and each must be
+        a candidate.
+
+    side : {"top", "bottom"}, default="top"
+        Which n layers an int stands for: the highest candidates ("last-n") or the lowest ("first-n"). Not used where
+        ``layers`` names them.
 
     Examples
     --------
@@ -28,10 +33,11 @@ class FixedSelection(LayerSelection):
     [5, 6]
     """
 
-    _parameter_constraints: dict = {"layers": ["array-like", Integral]}
+    _parameter_constraints: dict = {"layers": ["array-like", Integral], "side": [StrOptions({"top", "bottom"})]}
 
-    def __init__(self, layers: Any) -> None:
+    def __init__(self, layers: Any, *, side: str = "top") -> None:
         self.layers = layers
+        self.side = side
 
     def begin(
         self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int
@@ -53,7 +59,7 @@ class FixedSelection(LayerSelection):
             If a named layer is not a candidate, or there are fewer than n candidates.
         """
         super().begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
-        self.selected_ = self._top() if isinstance(self.layers, Integral) else self._named()
+        self.selected_ = self._adjoining() if isinstance(self.layers, Integral) else self._named()
 
     def select(self, step: int) -> NDArray[np.intp]:
         """Return the named layers.
@@ -85,13 +91,13 @@ class FixedSelection(LayerSelection):
         """
         return int(self.selected_[0])
 
-    def _top(self) -> NDArray[np.intp]:
+    def _adjoining(self) -> NDArray[np.intp]:
         if not 1 <= self.layers <= len(self.layers_):
             raise ValueError(
-                f"FixedSelection(layers={self.layers}) asks for the top {self.layers} layers, "
+                f"FixedSelection(layers={self.layers}) asks for the {self.side} {self.layers} layers, "
                 f"but there are {len(self.layers_)} candidates."
             )
-        return self.layers_[-self.layers :]
+        return self.layers_[-self.layers :] if self.side == "top" else self.layers_[: self.layers]
 
     def _named(self) -> NDArray[np.intp]:
         named = np.asarray(self.layers)

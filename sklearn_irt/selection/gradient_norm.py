@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .base import LayerSelection
+from .base import COUNT, INTERVAL, LayerSelection
 from .ranking import best_block, best_cut
 
 # The authors' stand-in for a norm that was not measured yet.
@@ -32,6 +32,27 @@ class GradientNormSelection(LayerSelection):
 
     Parameters
     ----------
+    importance : {"gradient", "cosine", "weight"}, default="gradient"
+        What scores a layer. "gradient" is the rule above. "cosine" and "weight" are the paper's two ablations: 1 minus
+        the mean over tokens of the cosine between the hidden state that enters a layer and the one that leaves it, so
+        that the layers which change the states most are important; and the L2 norm of the weight of the attention's
+        output projection, which never changes. These two are measured on all layers at each selection.
+
+    score : {"norm", "relative-norm", "saving"}, default="norm"
+        What ``importance="gradient"`` makes of a layer's gradients; the others do not use it. "norm" is the paper's.
+        The other two are not, and make layers comparable that have trained for different times: "relative-norm" is the
+        norm over that of the first step at which the layer trained; "saving" is the loss that the layer's next update
+        is expected to save, the sum over its parameters of gradient times AdamW's step, for a learning rate of 1.
+
+    refresh : int or None, default=None
+        Every so many steps, the first of the fit included, all candidates train for one step, so that every score is
+        fresh, and the next step selects anew. None, the paper's rule, never does: a frozen layer keeps its score. Only
+        with ``importance="gradient"``.
+
+    n_texts : int, default=8
+        Training texts that ``importance="cosine"`` is measured on at each selection, drawn anew; the others do not use
+        it.
+
     n_splits : int, default=1
         How often the layers are split; the second split is made within the layers that the first one selected.
 
@@ -42,12 +63,13 @@ class GradientNormSelection(LayerSelection):
     interval : int, {"epoch"} or None, default=1
         When layers are selected after the warm-up, the first time at its end. An int is the steps between two
         selections: 1 selects anew at each step, as the paper does. "epoch" selects again at the beginning of each
-        epoch. None selects once and holds the selection to the end of the fit; without a warm-up no layer has a score
-        by then, so it holds a choice made at random.
+        epoch. None selects once and holds the selection to the end of the fit; without a warm-up no layer has a
+        gradient norm by then, so it holds a choice made at random. With ``refresh`` they are selected after each of
+        those steps as well.
 
     warm_up : int, default=0
         The first that many steps train every candidate layer; at their end the score of a layer is the mean of its
-        finite norms over them. A fit of no more steps than that trains every layer throughout.
+        finite scores over them. A fit of no more steps than that trains every layer throughout.
 
     cost_weight : float, default=0.0
         Layers are ranked, and the ranking is cut, by score / cost ** cost_weight: 0 ignores the cost, and the larger
@@ -69,15 +91,16 @@ class GradientNormSelection(LayerSelection):
     Attributes
     ----------
     scores_ : ndarray of shape (n_candidates,), dtype float
-        The last gradient norm of each candidate layer, the mean of its norms so far during the warm-up; infinite (1000
-        in "reference") where it is not known. Not weighed by cost.
+        The last score of each candidate layer (its gradient norm, unless parameters say otherwise), the mean of those
+        so far during the warm-up; infinite (1000 in "reference") where it is not known. Not weighed by cost.
 
     References
     ----------
     Liu and Litman, "Efficient Layer-wise LLM Fine-tuning for Revision Intention Prediction", Findings of EMNLP 2025,
     arXiv 2510.00268: the rule. Where seen and unseen layers are mixed the paper leaves the variance open; with
     an infinite score the only cut of finite variance is the border between the two, so "standard" takes the considered
-    cut nearest to it.
+    cut nearest to it. "cosine" and "weight" are its section on layer importance; the paper measures the cosine on the
+    batch of the step, here it is measured on texts drawn for it.
 
     Huang, Yin, Huang and Gao, "Towards Green AI in Fine-tuning Large Language Models via Adaptive Backpropagation",
     ICLR 2024, arXiv 2309.13192 (GreenTrainer), weighs the importance of a tensor against a cost that grows with the
@@ -96,10 +119,14 @@ class GradientNormSelection(LayerSelection):
     """
 
     _parameter_constraints: dict = {
+        "importance": [StrOptions({"gradient", "cosine", "weight"})],
+        "score": [StrOptions({"norm", "relative-norm", "saving"})],
+        "refresh": [Interval(Integral, 2, None, closed="left"), None],
+        "n_texts": COUNT[:1],
         "n_splits": [Interval(Integral, 1, None, closed="left")],
         "lower_quantile": [Interval(Real, 0, 1, closed="both")],
         "upper_quantile": [Interval(Real, 0, 1, closed="both")],
-        "interval": [Interval(Integral, 1, None, closed="left"), StrOptions({"epoch"}), None],
+        "interval": INTERVAL,
         "warm_up": [Interval(Integral, 0, None, closed="left")],
         "cost_weight": [Interval(Real, 0, None, closed="left")],
         "contiguous": ["boolean"],
@@ -109,6 +136,10 @@ class GradientNormSelection(LayerSelection):
     def __init__(
         self,
         *,
+        importance: str = "gradient",
+        score: str = "norm",
+        refresh: int | None = None,
+        n_texts: int = 8,
         n_splits: int = 1,
         lower_quantile: float = 0.35,
         upper_quantile: float = 0.65,
@@ -118,6 +149,10 @@ class GradientNormSelection(LayerSelection):
         contiguous: bool = False,
         variant: str = "standard",
     ) -> None:
+        self.importance = importance
+        self.score = score
+        self.refresh = refresh
+        self.n_texts = n_texts
         self.n_splits = n_splits
         self.lower_quantile = lower_quantile
         self.upper_quantile = upper_quantile
@@ -146,20 +181,26 @@ class GradientNormSelection(LayerSelection):
         Raises
         ------
         ValueError
-            If the lower quantile is above the upper one.
+            If the lower quantile is above the upper one, or there is a refresh for scores that are never stale.
         """
         super().begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
         if self.lower_quantile > self.upper_quantile:
             raise ValueError(
                 f"lower_quantile={self.lower_quantile} must not be above upper_quantile={self.upper_quantile}."
             )
+        if self.refresh is not None and self.importance != "gradient":
+            raise ValueError(
+                f"refresh={self.refresh} is for importance='gradient': importance={self.importance!r} is measured on "
+                "all layers whenever they are selected. Leave refresh out."
+            )
         self.unseen_ = _REFERENCE_UNSEEN if self.variant == "reference" else np.inf
         self.scores_ = np.full(len(self.layers_), self.unseen_)
         self.selected_ = self.layers_
-        self.warm_up_norms_: list[list[float]] = [[] for _ in self.layers_]
+        self.warm_up_scores_: list[list[float]] = [[] for _ in self.layers_]
+        self.first_norms_: dict[int, float] = {}
 
     def select(self, step: int) -> NDArray[np.intp]:
-        """Return the important layers; during the warm-up all candidates.
+        """Return the important layers; during the warm-up, and for a refresh, all candidates.
 
         Parameters
         ----------
@@ -171,7 +212,10 @@ class GradientNormSelection(LayerSelection):
         layers : ndarray of int
             The layers to train, ascending.
         """
+        if self.refresh is not None and step % self.refresh == 0:
+            return self.layers_
         if self._selects_at(step):
+            self._measure()
             scores = self._weigh_by_cost()
             positions = np.arange(len(scores))
             for _ in range(self.n_splits):
@@ -183,7 +227,7 @@ class GradientNormSelection(LayerSelection):
         return self.selected_
 
     def observe(self, step: int, gradient_norms: Mapping[int, Sequence[float]]) -> None:
-        """Give every layer that trained the norm of its gradients as its score; during the warm-up, their mean so far.
+        """Score every layer that trained by its gradients; during the warm-up, by the mean of its scores so far.
 
         Parameters
         ----------
@@ -192,12 +236,13 @@ class GradientNormSelection(LayerSelection):
         gradient_norms : mapping of int to sequence of float
             For every layer that trained: the L2 norm of each of its trainable tensors' gradients, before clipping.
         """
-        for layer, norms in gradient_norms.items():
+        if self.importance != "gradient":
+            return
+        for layer, score in self._score_step(gradient_norms).items():
             position = np.searchsorted(self.layers_, layer)
-            measured = self.warm_up_norms_[position] if step < self.warm_up else []
-            norm = self._layer_norm(np.asarray(norms, dtype=np.float64))
-            if math.isfinite(norm):
-                measured.append(norm)
+            measured = self.warm_up_scores_[position] if step < self.warm_up else []
+            if math.isfinite(score):
+                measured.append(score)
             self.scores_[position] = np.mean(measured) if measured else self.unseen_
 
     def lowest(self, step: int) -> int:
@@ -214,15 +259,35 @@ class GradientNormSelection(LayerSelection):
             No layer below it trains at this step or any later one.
         """
         # Until the warm-up ends, all candidates are selected.
-        return int(self.selected_[0] if self.interval is None else self.layers_[0])
+        held = self.interval is None and self.refresh is None
+        return int(self.selected_[0] if held else self.layers_[0])
 
     def _selects_at(self, step: int) -> bool:
         since_warm_up = step - self.warm_up
+        if self.refresh is not None and since_warm_up >= 0 and step % self.refresh == 1:
+            return True
         if since_warm_up <= 0 or self.interval is None:
             return since_warm_up == 0
         if self.interval == "epoch":
             return step % self.steps_per_epoch_ == 0
         return since_warm_up % self.interval == 0
+
+    def _measure(self) -> None:
+        if self.importance == "cosine":
+            self.scores_ = 1 - self.probe_.similarities(self.n_texts)
+        elif self.importance == "weight":
+            self.scores_ = self.probe_.weight_norms()
+
+    def _score_step(self, gradient_norms: Mapping[int, Sequence[float]]) -> Mapping[int, float]:
+        if self.score == "saving":
+            return self.probe_.step_savings()
+        norms = {layer: self._layer_norm(np.asarray(group, np.float64)) for layer, group in gradient_norms.items()}
+        if self.score == "norm":
+            return norms
+        for layer, norm in norms.items():
+            if 0 < norm < np.inf:
+                self.first_norms_.setdefault(layer, norm)
+        return {layer: norm / self.first_norms_.get(layer, np.nan) for layer, norm in norms.items()}
 
     def _weigh_by_cost(self) -> NDArray[np.float64]:
         costs = (self.n_layers_ - self.layers_) / self.n_layers_
