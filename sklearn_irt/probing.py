@@ -55,7 +55,7 @@ class TrainingProbe:
         """Return what each layer that runs costs, in multiplications a token."""
         own = {layer: sum(p.numel() for p in group) for layer, group in self._part.layer_parameters.items()}
         products = [_count_products(layer) for layer in self._part.stack]
-        return [LayerCost(count, count, own.get(layer, 0)) for layer, count in enumerate(products)]
+        return [LayerCost(count, own.get(layer, 0)) for layer, count in enumerate(products)]
 
     def weight_norms(self) -> NDArray[np.float64]:
         """Return the L2 norm of the weight of each candidate's attention output projection."""

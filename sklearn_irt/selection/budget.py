@@ -12,7 +12,7 @@ from .base import COUNT, INTERVAL, LayerSelection
 
 
 class BudgetSelection(LayerSelection):
-    """Train the most important layers for which a step fits a share of a full step's cost (GreenTrainer).
+    """Train the most important layers whose backward pass fits a share of a full step's (GreenTrainer).
 
     The importance of a layer is the loss that its next update is expected to save. Its cost is that of its parameters'
     gradients; and gradients must pass every layer above the lowest that trains, which costs too, so the budget asks for
@@ -21,8 +21,7 @@ class BudgetSelection(LayerSelection):
     Parameters
     ----------
     share : float, default=0.5
-        What a step may cost, as a share of a step that trains all candidates: forward and backward pass through the
-        layers from the lowest candidate up.
+        What the backward pass of a step may cost, as a share of that of a step which trains all candidates.
 
     interval : int, {"epoch"} or None, default="epoch"
         When layers are selected: at the beginning of each epoch, after each so many steps, or once, before training.
@@ -39,7 +38,8 @@ class BudgetSelection(LayerSelection):
     ----------
     Huang, Yin, Huang and Gao, "Towards Green AI in Fine-tuning Large Language Models via Adaptive Backpropagation",
     ICLR 2024, arXiv 2309.13192: importance (section 3.3), costs and the constraint on them (sections 3.1 and 3.2). The
-    authors choose single tensors by dynamic programming over rounded costs; here layers are chosen, by an exact
+    authors choose single tensors by dynamic programming over rounded costs, and count the forward pass, which is the
+    same for every choice, into the budget; here layers are chosen, by an exact
     integer program (``scipy.optimize.milp``). They measure the gradient after a trial update, every second epoch; here
     it is measured before the update, which changes no weights and no moments of AdamW.
 
@@ -102,11 +102,11 @@ class BudgetSelection(LayerSelection):
     def _best_within_budget(self) -> NDArray[np.intp]:
         """Maximize sum(importance * trains), with trains and passes 0 or 1 for each layer from the lowest candidate."""
         costs = self.probe_.costs()[self.layers_[0] :]
-        forward, passing, own = np.array(costs, dtype=np.float64).T
+        passing, own = np.array([(cost.passing, cost.own) for cost in costs], dtype=np.float64).T
         n, candidates = len(costs), self.layers_ - self.layers_[0]
         is_candidate = np.isin(np.arange(n), candidates)
         own = own * is_candidate
-        budget = self.share - forward.sum() / (total := (forward + passing + own).sum())
+        total = (passing + own).sum()
         importance = np.zeros(n)
         importance[candidates] = self.scores_ / max(np.abs(self.scores_).max(), np.finfo(float).tiny)
         identity = np.eye(n)
@@ -115,7 +115,7 @@ class BudgetSelection(LayerSelection):
             integrality=np.ones(2 * n),
             bounds=Bounds(0, np.concatenate([is_candidate, np.ones(n)])),
             constraints=[
-                LinearConstraint(np.concatenate([own, passing]) / total, ub=budget * (1 + 1e-9)),
+                LinearConstraint(np.concatenate([own, passing]) / total, ub=self.share * (1 + 1e-9)),
                 LinearConstraint(np.hstack([-identity, identity]), lb=0),  # a layer that trains is passed
                 LinearConstraint(np.hstack([0 * identity, np.eye(n, k=1) - identity])[:-1], lb=0),  # so are those above
                 LinearConstraint(np.concatenate([np.ones(n), np.zeros(n)]), lb=1),
@@ -123,9 +123,9 @@ class BudgetSelection(LayerSelection):
         )
         if found.x is None:
             top = candidates[-1]
-            least = (forward.sum() + passing[top:].sum() + own[top]) / total
+            least = (passing[top:].sum() + own[top]) / total
             raise ValueError(
                 f"BudgetSelection(share={self.share}) allows no layer to train: to train the highest candidate alone "
-                f"takes {least:.2f} of a full step. Raise share, or lower candidate_layers."
+                f"takes {least:.2f} of a full backward pass. Raise share, or lower candidate_layers."
             )
         return self.layers_[np.round(found.x[candidates]).astype(bool)]

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 
 class LayerCost(NamedTuple):
-    """What a layer costs in a training step, in multiplications a token."""
+    """What a layer costs in the backward pass of a training step, in multiplications a token."""
 
-    forward: float
-    """Its forward pass."""
     passing: float
     """The gradient of its input, which is needed where it or a layer below it trains."""
     own: float
