@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import torch
 from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 
@@ -59,27 +59,30 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _measure_here(estimator: Any, X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:
-    start = time.perf_counter()
+    start, start_of_computing = time.perf_counter(), time.process_time()
     estimator.fit(X, y)
-    fitted = time.perf_counter()
+    fitted, computing = time.perf_counter(), time.process_time() - start_of_computing
     prediction = estimator.predict(X_dev)
     figures = {
         "macro_f1": round(float(f1_score(y_dev, prediction, average="macro")), 4),
         "fit_seconds": round(fitted - start, 1),
+        "computing_seconds": round(computing, 1),
         "predict_seconds": round(time.perf_counter() - fitted, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         // (2**20 if sys.platform == "darwin" else 2**10),
     }
     if isinstance(estimator, IRTuningClassifier):
+        if torch.cuda.is_available():
+            figures["gpu_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
         figures |= {"precision": estimator.precision_, "share_training": round(share_in_training(estimator), 3)}
     return figures
 
 
 def share_in_training(classifier: IRTuningClassifier) -> float:
-    """Return the share of the adapter parameters in training, mean over the steps."""
+    """Return the share of the candidates' parameters in training, mean over the steps."""
     parameters = classifier.net_.module_.layer_parameters
-    counts = np.array([sum(p.numel() for p in parameters[layer]) for layer in classifier.candidate_layers_])
-    return float((classifier.active_layers_ @ counts).mean() / counts.sum())
+    n_parameters = sum(p.numel() for group in parameters.values() for p in group)
+    return float(classifier.n_active_parameters_.mean() / n_parameters)
 
 
 def run_once(results: Path, key: dict[str, Any], estimator: Any, parts: tuple[Any, ...]) -> dict[str, Any]:
@@ -106,7 +109,17 @@ def print_table(runs: list[dict[str, Any]], by: list[str]) -> None:
     """Print mean and deviation over the seeds."""
     lines = pd.DataFrame(runs)
     figures = [
-        c for c in ("macro_f1", "fit_seconds", "predict_seconds", "peak_memory_mb", "share_training") if c in lines
+        c
+        for c in (
+            "macro_f1",
+            "fit_seconds",
+            "computing_seconds",
+            "predict_seconds",
+            "peak_memory_mb",
+            "gpu_memory_mb",
+            "share_training",
+        )
+        if c in lines
     ]
     table = lines.groupby(by)[figures].agg("mean").round(3)
     table.insert(0, "runs", lines.groupby(by).size())
