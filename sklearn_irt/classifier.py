@@ -567,7 +567,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self.n_layers_ = n_layers
         self.selection_ = selected_layers.selection
-        vars(self.selection_).pop("probe_", None)  # it holds what only training needs
+        self.selection_.__dict__.pop("probe_", None)  # it holds what only training needs
         self.candidate_layers_ = self.selection_.layers_
         self.layer_scores_ = np.array(selected_layers.scores_)
         self.active_layers_ = np.array(selected_layers.active_)

@@ -230,11 +230,12 @@ class TrainingProbe:
 
     @contextmanager
     def _training_alone(self, chosen: set[int]) -> Iterator[None]:
-        """Let these parameters require gradients, and no others."""
+        """Let these parameters require gradients, and no others, and have none yet: those of the last step are there."""
         learned = [p for _, p in self._net.get_all_learnable_params()]
         before = [p.requires_grad for p in learned]
         for parameter in learned:
             parameter.requires_grad_(id(parameter) in chosen)
+        self._forget_gradients()
         try:
             yield
         finally:

@@ -185,7 +185,7 @@ def count_positions(module):
 )
 def test_the_last_layer_of_a_decoder_goes_on_with_one_position_a_text(load, family, feed_forward, first, positions):
     part = part_of(load(family))
-    last, below = part.stack[3], part._stack[2]
+    last, below = part.stack[3], part.stack[2]
     counts = [count_positions(layer.get_submodule(name)) for layer in (last, below) for name in (feed_forward, first)]
     part(**inputs_of(part.backbone, 1))
     assert counts == [[positions], [4 * 30], [4 * 30], [4 * 30]]

@@ -77,17 +77,6 @@ class SubTuningSelection(LayerSelection):
         self.tolerance = tolerance
         self.interval = interval
 
-    def begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start a fit; the arguments are those of :meth:`LayerSelection.begin`.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer candidates than layers to find.
-        """
-        super().begin(*args, **kwargs)
-        self.n_trained_ = self._count(self.n_trained, "n_trained")
-
     def select(self, step: int) -> NDArray[np.intp]:
         """Return the layers that were found.
 
@@ -120,10 +109,14 @@ class SubTuningSelection(LayerSelection):
         """
         return int(self.selected_[0] if self.interval is None else self.layers_[0])
 
+    @property
+    def _most_layers(self) -> int:
+        return self._count(min(self.n_trained, len(self.layers_)), "n_trained")
+
     def _search(self) -> NDArray[np.intp]:
         found: list[int] = []
         best = -np.inf
-        while len(found) < self.n_trained_:
+        while len(found) < self._most_layers:
             trials = {layer: self._try([*found, layer]) for layer in self.layers_.tolist() if layer not in found}
             added = max(trials, key=lambda layer: trials[layer])
             accuracy, _ = trials[added]
