@@ -230,7 +230,7 @@ class TrainingProbe:
 
     @contextmanager
     def _training_alone(self, chosen: set[int]) -> Iterator[None]:
-        """Let these parameters require gradients, and no others, and have none yet: those of the last step are there."""
+        """Let these parameters require gradients, and no others; what the last step left of them is forgotten."""
         learned = [p for _, p in self._net.get_all_learnable_params()]
         before = [p.requires_grad for p in learned]
         for parameter in learned:
