@@ -10,6 +10,8 @@ from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .selection import LayerSelection
+
 # What peft may start from without a look at the weights or texts (and "mica", which only looks).
 _LORA_STARTS = ("gaussian", "orthogonal", "mica")
 # Parameters of peft's configurations that concern other parts of a model than its layers, or their number.
@@ -54,6 +56,34 @@ def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
             f"adapter={type(adapter).__name__} cannot be restricted to layers: use LoraConfig or a relative."
         )
     return copy.deepcopy(adapter)
+
+
+def check_suits(selection: LayerSelection, adapter: PeftConfig | None) -> None:
+    """Refuse a strategy that cannot work with an adapter.
+
+    Parameters
+    ----------
+    selection : LayerSelection
+        The strategy.
+    adapter : PeftConfig or None
+        What is trained in a layer; None are its own weights.
+
+    Raises
+    ------
+    ValueError
+        If the strategy needs another one.
+    """
+    name = type(selection).__name__
+    if selection.needs_own_weights and adapter is not None:
+        raise ValueError(
+            f"selection={name} chooses among the entries of a layer's own weights: set adapter=None, and a smaller "
+            "learning_rate, about 3e-4."
+        )
+    if selection.needs_lora and not isinstance(adapter, LoraConfig):
+        raise ValueError(
+            f"selection={name} suppresses adapters of LoRA's kind: set adapter='lora', 'dora', 'bottleneck' or a "
+            "LoraConfig."
+        )
 
 
 def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], config: PeftConfig) -> None:

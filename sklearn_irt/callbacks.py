@@ -84,6 +84,8 @@ class SelectedLayers(Callback):
             for name, parameter in tensors.items():
                 within = True if masks is None or layer not in self._selected else masks[layer][name]
                 _switch(parameter, layer in self._selected and within is not False, net.optimizer_)
+        if not any(p.requires_grad for group in net.module_.layer_parameters.values() for p in group):
+            raise ValueError(f"{type(self.selection).__name__}: no parameter of the selected layers trains.")
         if lowest > self._first_layer:
             advance_states(net.module_, self.states, lowest)
             self._first_layer = lowest

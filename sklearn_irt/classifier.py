@@ -13,11 +13,11 @@ from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .adapters import adapter_config
+from .adapters import adapter_config, check_suits
 from .backbone import describe_backbone, load_backbone, load_config, load_tokenizer
 from .backbone_files import absolute
 from .batching import StatesDataset
@@ -36,35 +36,12 @@ from .precision import (
 from .predicting import predict_logits
 from .prefix import compute_prefix_states
 from .randomness import own_generator
-from .selection import (
-    BudgetSelection,
-    FisherSelection,
-    FullSelection,
-    GradientNormSelection,
-    HalfSelection,
-    LayerSelection,
-    LearnedImportanceSelection,
-    RandomSelection,
-    SparseSelection,
-    SubTuningSelection,
-)
+from .selection import LayerSelection
 from .selection.base import layer_indices
+from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
-
-_SELECTIONS: dict[str, LayerSelection] = {
-    "ir": GradientNormSelection(),
-    "ir-fast": GradientNormSelection(warm_up=10, interval=None),
-    "full": FullSelection(),
-    "random": RandomSelection(),
-    "ist": LearnedImportanceSelection(),
-    "fisher": FisherSelection(),
-    "subtuning": SubTuningSelection(),
-    "budget": BudgetSelection(),
-    "half": HalfSelection(),
-    "sparse": SparseSelection(),
-}
 
 
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
@@ -103,12 +80,22 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         those of "all", and 18 with ``candidate_layers=4`` a third, at lower ones (see the README). The
         layers that do not run cost no computation.
 
-    selection : {"ir", "ir-fast", "full"} or LayerSelection, default="ir"
-        Which of the candidate layers train at a step. "ir" is ``GradientNormSelection()``, the paper's rule. "ir-fast"
-        is ``GradientNormSelection(warm_up=10, interval=None)``: all candidates train for ten steps, which scores them
-        on equal terms, then those of large gradient norms to the end, and what lies below the lowest of them joins the
-        frozen prefix, in which a backbone's own dropout does not act. "full" is ``FullSelection()``. Give an object to
-        set its parameters (``selection__n_splits`` in a grid search, say), or to use another strategy.
+    selection : str or LayerSelection, default="ir"
+        Which of the candidate layers train at a step: a name, or an object of :mod:`sklearn_irt.selection` to set its
+        parameters (``selection__n_splits`` in a grid search, say) or to use a strategy of your own.
+
+        - "ir": ``GradientNormSelection()``, the paper's rule.
+        - "ir-fast": ``GradientNormSelection(warm_up=10, interval=None)``: all candidates train for ten steps, which
+          scores them on equal terms, then those of large gradient norms to the end, and what lies below the lowest of
+          them joins the frozen prefix, in which a backbone's own dropout does not act.
+        - "full": ``FullSelection()``, all candidates at every step.
+        - "random": ``RandomSelection()``, two layers, drawn anew every 20 steps (LISA).
+        - "ist": ``LearnedImportanceSelection()``, a quarter of the layers, drawn by a learned importance.
+        - "fisher": ``FisherSelection()``, half of the layers, by Fisher information, chosen once.
+        - "subtuning": ``SubTuningSelection()``, up to three layers, found by a search that takes longer than the fit.
+        - "budget": ``BudgetSelection()``, the most important layers for half of the backward pass (GreenTrainer).
+        - "half": ``HalfSelection()``, half of the modules of every layer (HFT).
+        - "sparse": ``SparseSelection()``, the entries of the largest gradients; needs ``adapter=None``.
 
     candidate_layers : {"all"}, int, float or array-like of int, default=0.5
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share
@@ -232,7 +219,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             Interval(Integral, 1, None, closed="left"),
             Interval(RealNotInt, 0, 1, closed="right"),
         ],
-        "selection": [StrOptions(set(_SELECTIONS)), LayerSelection],
+        "selection": [StrOptions(set(NAMED)), LayerSelection],
         "candidate_layers": [StrOptions({"all"}), Integral, Real, "array-like"],
         "adapter": [StrOptions({"lora"}), PeftConfig],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -349,7 +336,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         steps_per_epoch = count_steps(
             len(pairs), self.batch_size, self.validation_fraction if self.early_stopping else 0.0
         )
-        selection = self._begin_selection(layers, random_state, n_layers, steps_per_epoch)
+        selection = self._begin_selection(adapter, layers, random_state, n_layers, steps_per_epoch)
         start = self._start_of_warm_start(classes, n_layers, layers)
         tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config, tokenizer)
@@ -473,10 +460,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         return pairs, labels, weights, classes
 
     def _begin_selection(
-        self, layers: NDArray[np.intp], random_state: np.random.RandomState, n_layers: int, steps_per_epoch: int
+        self,
+        adapter: PeftConfig | None,
+        layers: NDArray[np.intp],
+        random_state: np.random.RandomState,
+        n_layers: int,
+        steps_per_epoch: int,
     ) -> LayerSelection:
-        given = self.selection
-        selection = clone(given if isinstance(given, LayerSelection) else _SELECTIONS[given])
+        selection = selection_for_fit(self.selection)
+        check_suits(selection, adapter)
         selection.begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
         return selection
 
