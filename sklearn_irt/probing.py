@@ -90,30 +90,31 @@ class TrainingProbe:
 
     def squared_gradients(self, n_texts: int) -> NDArray[np.float64]:
         """Return the mean of the squared gradients of single texts, unweighted."""
-        sums = np.zeros(len(self._part.layers))
+        sums = torch.zeros(len(self._part.layers))
         rows = self._draw(n_texts)
         with self._all_training():
             for row in rows:
                 inputs, labels = self._pad([row])
                 inputs["weight"] = torch.ones(1)
                 self._backward([(inputs, labels)])
-                sums += [sum(_gradient(p).square().sum().item() for p in group) for group in self._groups]
+                sums += _on_cpu([_sum(_gradient(p).square() for p in group) for group in self._groups])
                 self._forget_gradients()
-        return sums / len(rows) / [sum(p.numel() for p in group) for group in self._groups]
+        return sums.double().numpy() / len(rows) / [sum(p.numel() for p in group) for group in self._groups]
 
     def savings(self, n_texts: int) -> NDArray[np.float64]:
         """Return the loss that the coming update of each layer is expected to save, for a learning rate of 1."""
         with self._all_training():
             self._backward(self._batches(n_texts))
-            return np.array([self._saving(group) for group in self._groups])
+            return _on_cpu([self._saving(group) for group in self._groups]).double().numpy()
 
     def step_savings(self) -> dict[int, float]:
         """Return the same of the layers that train, from the gradients of the step itself."""
-        return {
+        trained = {
             layer: self._saving(group)
             for layer, group in self._part.layer_parameters.items()
-            if any(p.requires_grad for p in group)
+            if any(p.grad is not None for p in group)
         }
+        return dict(zip(trained, _on_cpu(list(trained.values())).tolist(), strict=True))
 
     def score_after_training(self, layers: Sequence[int], n_steps: int, validation_share: float) -> tuple[float, float]:
         """Train layers and head for a while on a part of the texts, judge on the rest, and put the weights back."""
@@ -264,9 +265,9 @@ class TrainingProbe:
             for weight, copy in zip(weights, copies, strict=True):
                 weight.copy_(copy)
 
-    def _saving(self, parameters: Sequence[nn.Parameter]) -> float:
+    def _saving(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         trained = [p for p in parameters if p.grad is not None]
-        return float(sum((_gradient(p) * _adamw_step(self._net.optimizer_, p)).sum().item() for p in trained))
+        return _sum(_gradient(p) * _adamw_step(self._net.optimizer_, p) for p in trained)
 
 
 def _adamw_step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.Tensor:
@@ -277,6 +278,15 @@ def _adamw_step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> to
     first = beta1 * state.get("exp_avg", 0) + (1 - beta1) * gradient
     second = beta2 * state.get("exp_avg_sq", 0) + (1 - beta2) * gradient.square()
     return first / (1 - beta1**n_steps) / ((second / (1 - beta2**n_steps)).sqrt() + epsilon)
+
+
+def _sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.sum() for tensor in tensors]).sum()
+
+
+def _on_cpu(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Fetch numbers from the device all at once: it has to come to a halt for each that is fetched by itself."""
+    return torch.stack(list(numbers)).cpu()
 
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
