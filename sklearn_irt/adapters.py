@@ -18,17 +18,17 @@ _LORA_STARTS = ("gaussian", "orthogonal", "mica")
 _BEYOND_LAYERS = ("modules_to_save", "trainable_token_indices", "layer_replication")
 
 
-def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
+def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
     """Return the peft configuration that an ``adapter`` parameter stands for.
 
     Parameters
     ----------
-    adapter : {"lora"} or PeftConfig
-        "lora" is rank 16, alpha 32, no dropout, on every linear layer.
+    adapter : {"lora"}, PeftConfig or None
+        "lora" is rank 16, alpha 32, no dropout, on every linear layer. None are the layers' own weights.
 
     Returns
     -------
-    config : PeftConfig
+    config : PeftConfig or None
         A copy, so that peft changes nothing of the user's.
 
     Raises
@@ -37,6 +37,8 @@ def adapter_config(adapter: str | PeftConfig) -> PeftConfig:
         If peft would begin by changing the backbone's own weights, which all estimators of a process share, or by
         measuring them on texts; if it would train anything but layers; or cannot be told which layers to leave alone.
     """
+    if adapter is None:
+        return None
     if not isinstance(adapter, PeftConfig):
         return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
     start = getattr(adapter, "init_lora_weights", True)
@@ -86,8 +88,8 @@ def check_suits(selection: LayerSelection, adapter: PeftConfig | None) -> None:
         )
 
 
-def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], config: PeftConfig) -> None:
-    """Attach adapters to some layers of a model; only the adapters require gradients afterwards.
+def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], config: PeftConfig | None) -> None:
+    """Attach adapters to some layers of a model; of these layers only the adapters require gradients afterwards.
 
     Parameters
     ----------
@@ -97,14 +99,19 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
         Dotted name of its list of layers.
     layers : sequence of int
         Which layers get adapters.
-    config : PeftConfig
-        Which adapters, and into which modules of a layer (peft's own mapping if it names none).
+    config : PeftConfig or None
+        Which adapters, and into which modules of a layer (peft's own mapping if it names none). With None there are
+        none, and all parameters of these layers require gradients.
 
     Raises
     ------
     ValueError
         If the configuration puts no parameters into these layers, or changes weights of the model.
     """
+    if config is None:
+        for layer in layers:
+            model.get_submodule(f"{stack}.{layer}").requires_grad_(True)
+        return
     weights = {name: (parameter, parameter.data) for name, parameter in model.named_parameters()}
     restricted: Any = copy.deepcopy(config)
     if hasattr(config, "fan_in_fan_out") and any(isinstance(module, Conv1D) for module in model.modules()):

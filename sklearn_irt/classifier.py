@@ -101,9 +101,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share
         from the top, or their indices. They get adapters.
 
-    adapter : {"lora"} or peft.PeftConfig, default="lora"
+    adapter : {"lora"}, peft.PeftConfig or None, default="lora"
         What is trained in a layer. "lora" is rank 16, alpha 32, no dropout, on all linear layers; give a
-        ``peft.LoraConfig``, or any peft configuration that puts parameters into layers, for the rest.
+        ``peft.LoraConfig``, or any peft configuration that puts parameters into layers, for the rest. None trains all
+        of the layers' own weights, on copies: give a smaller ``learning_rate`` then, about 1e-4, and expect more memory
+        and larger pickles, for they hold these weights.
 
     max_epochs : int, default=3
         Passes over the training pairs.
@@ -221,7 +223,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         ],
         "selection": [StrOptions(set(NAMED)), LayerSelection],
         "candidate_layers": [StrOptions({"all"}), Integral, Real, "array-like"],
-        "adapter": [StrOptions({"lora"}), PeftConfig],
+        "adapter": [StrOptions({"lora"}), PeftConfig, None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -260,7 +262,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         n_layers: Any = "all",
         selection: str | LayerSelection = "ir",
         candidate_layers: Any = 0.5,
-        adapter: str | PeftConfig = "lora",
+        adapter: str | PeftConfig | None = "lora",
         max_epochs: int = 3,
         batch_size: int = 8,
         learning_rate: float = 2e-3,
@@ -487,7 +489,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
             *(["backbone"] if absolute(self.backbone) != backbone else []),
             *(["backbone_options"] if (self.backbone_options or {}) != options else []),
-            *(["adapter"] if adapter_config(self.adapter).to_dict() != module.origin["adapter"].to_dict() else []),
+            *(["adapter"] if _describe(adapter_config(self.adapter)) != _describe(module.origin["adapter"]) else []),
         ]
         if changed:
             raise ValueError(
@@ -579,3 +581,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
         return tags
+
+
+def _describe(adapter: PeftConfig | None) -> dict[str, Any] | None:
+    return None if adapter is None else adapter.to_dict()

@@ -47,8 +47,8 @@ class TrainedPart(nn.Module):
         The frozen LLM.
     layers : sequence of int
         The candidate layers, ascending.
-    adapter : PeftConfig
-        What is attached to each of them.
+    adapter : PeftConfig or None
+        What is attached to each of them; None trains copies of their own weights.
     n_classes : int
         Outputs of the head.
     seed : int
@@ -70,7 +70,7 @@ class TrainedPart(nn.Module):
         self,
         backbone: Backbone,
         layers: Sequence[int],
-        adapter: PeftConfig,
+        adapter: PeftConfig | None,
         *,
         n_classes: int,
         seed: int,
@@ -93,7 +93,7 @@ class TrainedPart(nn.Module):
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
         quicken_norms(self.model)
         self._own_what_trains()
-        self._adapted = fold_adapters(self.model)
+        self._adapted = None if adapter is None else fold_adapters(self.model)
         tuned: list[Any] = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         for module in tuned:
             module.cast_input_dtype_enabled = False  # autocast casts, where that is needed
@@ -171,7 +171,7 @@ class TrainedPart(nn.Module):
             yield
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        # Adapters that peft computes are in fp32, the states in the precision of the frozen weights.
+        # What trains is in fp32, the states in the precision of the frozen weights: folded adapters alone see to it.
         return self.backbone.autocast() if self._adapted is None else nullcontext()
 
     def similarities(
