@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .bottleneck import bottleneck_config
 from .selection import LayerSelection
 
 # What peft may start from without a look at the weights or texts (and "mica", which only looks).
 _LORA_STARTS = ("gaussian", "orthogonal", "mica")
 # Parameters of peft's configurations that concern other parts of a model than its layers, or their number.
 _BEYOND_LAYERS = ("modules_to_save", "trainable_token_indices", "layer_replication")
+# What families that peft has no IA3 modules for call keys and values (or queries, keys and values in one), and the
+# output of the feed-forward part, whose input are its inner units.
+_KEYS_AND_VALUES = "k_proj|v_proj|k_lin|v_lin|key|value|key_proj|value_proj|qkv_proj|query_key_value|Wqkv|c_attn"
+_FEED_FORWARD_OUTPUT = "down_proj|fc2|lin2|dense_4h_to_h|mlp\\.c_proj|mlp\\.Wo|(?<!attention\\.)output\\.dense"
 
 
 def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
@@ -23,8 +29,11 @@ def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
 
     Parameters
     ----------
-    adapter : {"lora"}, PeftConfig or None
-        "lora" is rank 16, alpha 32, no dropout, on every linear layer. None are the layers' own weights.
+    adapter : {"lora", "dora", "ia3", "bottleneck"}, PeftConfig or None
+        "lora" is rank 16, alpha 32, no dropout, on every linear layer; "dora" the same with the length of each row of
+        the weight apart (Liu et al. 2024, arXiv 2402.09353); "ia3" a factor for every key, value and inner unit of the
+        feed-forward part (Liu et al. 2022, arXiv 2205.05638); "bottleneck" see
+        :func:`~sklearn_irt.bottleneck.bottleneck_config`. None are the layers' own weights.
 
     Returns
     -------
@@ -39,8 +48,8 @@ def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
     """
     if adapter is None:
         return None
-    if not isinstance(adapter, PeftConfig):
-        return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
+    if isinstance(adapter, str):
+        return _named(adapter)
     start = getattr(adapter, "init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in _LORA_STARTS:
         raise ValueError(
@@ -58,6 +67,14 @@ def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
             f"adapter={type(adapter).__name__} cannot be restricted to layers: use LoraConfig or a relative."
         )
     return copy.deepcopy(adapter)
+
+
+def _named(adapter: str) -> PeftConfig:
+    if adapter == "bottleneck":
+        return bottleneck_config()
+    if adapter == "ia3":
+        return IA3Config()
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", use_dora=adapter == "dora")
 
 
 def check_suits(selection: LayerSelection, adapter: PeftConfig | None) -> None:
@@ -116,6 +133,8 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
     restricted: Any = copy.deepcopy(config)
     if hasattr(config, "fan_in_fan_out") and any(isinstance(module, Conv1D) for module in model.modules()):
         restricted.fan_in_fan_out = True  # GPT-2 keeps its weights transposed; peft warns at every layer otherwise
+    if isinstance(config, IA3Config) and config.target_modules is None:
+        _choose_ia3_modules(restricted, model.config.model_type)
     inside = rf"{re.escape(stack)}\.(?:{'|'.join(str(layer) for layer in layers)})\."
     restricted.exclude_modules = rf"(?!{inside}).*|{_as_pattern(restricted.exclude_modules)}"
     try:
@@ -129,6 +148,13 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
             f"adapter={type(config).__name__} as configured changes the backbone's own weights ({changed[0]} and "
             f"{len(changed) - 1} others), which all estimators of a process share: configure it without that."
         )
+
+
+def _choose_ia3_modules(config: Any, family: str) -> None:
+    """Name keys, values and the feed-forward output of a family that peft does not know."""
+    if family not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        config.target_modules = rf"(?:.*\.)?(?:{_KEYS_AND_VALUES}|{_FEED_FORWARD_OUTPUT})"
+        config.feedforward_modules = rf"(?:.*\.)?(?:{_FEED_FORWARD_OUTPUT})"
 
 
 def _put_back(weights: dict[str, tuple[torch.nn.Parameter, torch.Tensor]]) -> list[str]:

@@ -101,11 +101,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Which of the layers that run may ever train: all of them (the paper's setting), that many at the top, that share
         from the top, or their indices. They get adapters.
 
-    adapter : {"lora"}, peft.PeftConfig or None, default="lora"
-        What is trained in a layer. "lora" is rank 16, alpha 32, no dropout, on all linear layers; give a
-        ``peft.LoraConfig``, or any peft configuration that puts parameters into layers, for the rest. None trains all
-        of the layers' own weights, on copies: give a smaller ``learning_rate`` then, about 1e-4, and expect more memory
-        and larger pickles, for they hold these weights.
+    adapter : {"lora", "dora", "ia3", "bottleneck"}, peft.PeftConfig or None, default="lora"
+        What is trained in a layer. A ``peft.LoraConfig``, or any peft configuration that puts parameters into layers,
+        sets the details.
+
+        - "lora": rank 16, alpha 32, no dropout, on all linear layers. This package computes it at little more than the
+          price of the frozen layer; the others run as peft wrote them, or nearly so.
+        - "dora": the same, with the length of each row of the weight trained apart (arXiv 2402.09353).
+        - "ia3": a factor for every key, value and inner unit of the feed-forward part (arXiv 2205.05638).
+        - "bottleneck": the parallel adapter of the paper, of size 256 with tanh, beside the feed-forward modules.
+        - None: all of the layers' own weights, on copies. Give a smaller ``learning_rate`` then, about 1e-4, and expect
+          more memory and larger pickles, for they hold these weights.
 
     max_epochs : int, default=3
         Passes over the training pairs.
@@ -223,7 +229,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         ],
         "selection": [StrOptions(set(NAMED)), LayerSelection],
         "candidate_layers": [StrOptions({"all"}), Integral, Real, "array-like"],
-        "adapter": [StrOptions({"lora"}), PeftConfig, None],
+        "adapter": [StrOptions({"lora", "dora", "ia3", "bottleneck"}), PeftConfig, None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
