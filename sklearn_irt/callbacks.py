@@ -86,7 +86,7 @@ class SelectedLayers(Callback):
                 _switch(parameter, layer in self._selected and within is not False, net.optimizer_)
         if not any(p.requires_grad for group in net.module_.layer_parameters.values() for p in group):
             raise ValueError(f"{type(self.selection).__name__}: no parameter of the selected layers trains.")
-        if lowest > self._first_layer:
+        if lowest > self._first_layer and not self.selection.trains_embeddings:
             advance_states(net.module_, self.states, lowest)
             self._first_layer = lowest
 

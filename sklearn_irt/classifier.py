@@ -345,7 +345,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             len(pairs), self.batch_size, self.validation_fraction if self.early_stopping else 0.0
         )
         selection = self._begin_selection(adapter, layers, random_state, n_layers, steps_per_epoch)
-        start = self._start_of_warm_start(classes, n_layers, layers)
+        start = self._start_of_warm_start(selection, classes, n_layers, layers)
         tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config, tokenizer)
         tokenized = self._tokenize(pairs, tokenizer, classes, user_frame=3)
@@ -355,7 +355,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             size.n_layer_parameters,
             n_tokens,
             tokenized.lengths.sum(),
-            layers[0] / n_layers,
+            0.0 if selection.trains_embeddings else layers[0] / n_layers,
             self.max_epochs,
         )
         precision, device = self._choose_arithmetic(config, size.n_parameters, n_operations)
@@ -364,6 +364,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         )
         module_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
         backbone = load_backbone(self.backbone, precision=precision, device=device, options=self.backbone_options)
+        first_layer = 0 if selection.trains_embeddings else int(layers[0])
         module = {
             "backbone": backbone,
             "n_classes": len(classes),
@@ -371,13 +372,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             "layers": layers,
             "adapter": adapter,
             "seed": module_seed,
+            "trains_embeddings": selection.trains_embeddings,
         }
         with torch.inference_mode(False), open_store(self.prefix_cache, n_tokens, hidden_size) as store:
             self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
             states = compute_prefix_states(
                 backbone,
                 tokenized.token_ids,
-                int(layers[0]),
+                first_layer,
                 store,
                 open_memory(self.memory),
                 show_progress=self.verbose >= 1,
@@ -481,7 +483,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         return selection
 
     def _start_of_warm_start(
-        self, classes: NDArray[Any], n_layers: int, layers: NDArray[np.intp]
+        self, selection: LayerSelection, classes: NDArray[Any], n_layers: int, layers: NDArray[np.intp]
     ) -> dict[str, Any] | None:
         """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
         if not self.warm_start or not hasattr(self, "net_"):
@@ -493,6 +495,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
             *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
+            *(["embeddings"] if selection.trains_embeddings != module.trains_embeddings else []),
             *(["backbone"] if absolute(self.backbone) != backbone else []),
             *(["backbone_options"] if (self.backbone_options or {}) != options else []),
             *(["adapter"] if _describe(adapter_config(self.adapter)) != _describe(module.origin["adapter"]) else []),

@@ -1,4 +1,4 @@
-"""What lies behind the layers: the classification head of one estimator, for its classes."""
+"""What lies around the layers: the classification head of one estimator, for its classes, and the embeddings."""
 
 import copy
 from collections.abc import Set
@@ -14,6 +14,12 @@ def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     behind = [pooler, *(module for module in model.children() if module is not model.base_model)]
     kept = {id(module) for module in behind if module is not None and any(True for _ in module.parameters())}
     return {name: module for name, module in model.named_modules() if id(module) in kept}
+
+
+def embedding_name(model: PreTrainedModel) -> str:
+    """Return the dotted name of the module of a model's token embeddings."""
+    embeddings = model.get_input_embeddings()
+    return next(name for name, module in model.named_modules() if module is embeddings)
 
 
 def replace_head(model: PreTrainedModel, n_classes: int, drawn: Set[str]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .adapters import attach_adapters
 from .backbone import Backbone, drop_upper_layers, get_layers
 from .folding import fold_adapters
-from .head import head_modules, replace_head
+from .head import embedding_name, head_modules, replace_head
 from .known_answers import KnownAnswers
 from .layer_by_layer import run_layer_by_layer, try_layer_by_layer
 from .normalization import quicken_norms
@@ -55,11 +55,14 @@ class TrainedPart(nn.Module):
         Of the initial values of head and adapters. The global generator is left as it was.
     n_layers : {"all"}, int or float, default="all"
         See :func:`~sklearn_irt.backbone.drop_upper_layers`.
+    trains_embeddings : bool, default=False
+        Whether a copy of the token embeddings belongs to this module as well. Then there is no prefix: what enters the
+        lowest layer is computed from the tokens, and the states that are given are not looked at.
 
     Attributes
     ----------
     first_layer : int
-        The lowest candidate layer.
+        The lowest candidate layer; the lowest of all where the embeddings train.
     n_classes : int
         Outputs of the head.
     known_answers : KnownAnswers
@@ -75,22 +78,28 @@ class TrainedPart(nn.Module):
         n_classes: int,
         seed: int,
         n_layers: str | float = "all",
+        trains_embeddings: bool = False,
     ) -> None:
         super().__init__()
         self.origin = {"backbone": backbone, "layers": layers, "adapter": adapter}
         self.origin |= {"n_classes": n_classes, "seed": seed, "n_layers": n_layers}
+        self.origin |= {"trains_embeddings": trains_embeddings}
         self.layers = [int(layer) for layer in layers]
-        self.first_layer = self.layers[0]
+        self.trains_embeddings = trains_embeddings
+        self.first_layer = 0 if trains_embeddings else self.layers[0]
         self.n_classes = n_classes
         self._frozen = {id(tensor) for tensor in backbone.model.state_dict(keep_vars=True).values()}
         self.backbone = backbone
         self.model = share_weights(backbone.model)
         drop_upper_layers(self.stack, n_layers)
         quicken_rotary_attention(self.model)
-        self._entry, self._entered_layer = self._start_at(self.first_layer), self.first_layer
+        self._entered_layer = self.first_layer
+        self._entry = None if trains_embeddings else self._start_at(self.first_layer)
         with isolated_seed(seed, backbone.device):
             replace_head(self.model, n_classes, backbone.drawn)
             attach_adapters(self.model, backbone.stack, self.layers, adapter)
+        if trains_embeddings:
+            self._prepare_embeddings()
         quicken_norms(self.model)
         self._own_what_trains()
         self._adapted = None if adapter is None else fold_adapters(self.model)
@@ -127,8 +136,9 @@ class TrainedPart(nn.Module):
 
     def start_from(self, layer: int) -> None:
         """Let :meth:`forward` take the states that enter ``layer``, which is no lower than ``first_layer``."""
-        self._entry.remove()
-        self._entry, self._entered_layer = self._start_at(layer), layer
+        if self._entry is not None:
+            self._entry.remove()
+            self._entry, self._entered_layer = self._start_at(layer), layer
 
     def _start_at(self, layer: int) -> RemovableHandle:
         return start_at(self.stack, layer, self.backbone.stand_in)
@@ -141,7 +151,8 @@ class TrainedPart(nn.Module):
     def classify(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         """Compute the logits of batches, each of which has the arguments of :meth:`forward`."""
         last = len(self.stack) - 1
-        if len(batches) == 1 or self._entered_layer == last:
+        # Where the embeddings train, states cannot enter the model anywhere.
+        if len(batches) == 1 or self._entered_layer == last or self.trains_embeddings:
             return [self(**batch) for batch in batches]
         with self._running:
             lower = self.stack[self._entered_layer : last]
@@ -249,13 +260,14 @@ class TrainedPart(nn.Module):
 
     def _own_what_trains(self) -> None:
         # A peft configuration may train tensors of the backbone itself (biases, say): other estimators share those.
-        inside = tuple(f"{self.backbone.stack}.{layer}." for layer in self.layers)
+        inside = (*(f"{self.backbone.stack}.{layer}." for layer in self.layers), *self._embedding_names)
         for name, parameter in list(self.model.named_parameters()):
             if parameter.requires_grad and id(parameter) in self._frozen and name.startswith(inside):
                 owner, _, attribute = name.rpartition(".")
                 setattr(self.model.get_submodule(owner), attribute, nn.Parameter(parameter.detach().clone()))
                 parameter.requires_grad_(False)
         head = {id(p) for module in head_modules(self.model).values() for p in module.parameters()}
+        head |= {id(self.model.get_parameter(name)) for name in self._embedding_names}
         # An adapter may have parameters that do not train: AdaLoRA's ranks, MiCA's matrix B.
         adapters = {id(p) for p in self.model.parameters() if p.requires_grad} - self._frozen
         self._learns = {name for name, parameter in self.named_parameters() if id(parameter) in head | adapters}
@@ -269,6 +281,16 @@ class TrainedPart(nn.Module):
         everywhere = [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in adapters]
         if len(everywhere) > len(adapters):
             raise ValueError("The adapter shares parameters between modules: layers cannot be chosen one by one.")
+
+    @property
+    def _embedding_names(self) -> list[str]:
+        """The token embeddings' parameter, where it trains."""
+        return [f"{embedding_name(self.model)}.weight"] if self.trains_embeddings else []
+
+    def _prepare_embeddings(self) -> None:
+        embeddings, dtype = self.model.get_input_embeddings(), self.model.dtype
+        embeddings.requires_grad_(True)
+        embeddings.register_forward_hook(lambda module, args, states: states.to(dtype))
 
     def _prepare_head(self) -> None:
         for module in head_modules(self.model).values():

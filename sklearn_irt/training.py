@@ -17,7 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
-from .head import head_modules
+from .head import embedding_name, head_modules
 from .randomness import OwnDraws
 from .trained_part import TrainedPart
 
@@ -154,7 +154,7 @@ def build_net(
 
     The optimizer is AdamW without weight decay; its learning rate rises over the first tenth of the steps and then
     falls linearly to 0; the norm of all gradients together is clipped to 1 (the schedule of Liu and Litman 2025, with
-    a warm-up in proportion). The head learns at a twentieth of the adapters' rate.
+    a warm-up in proportion). The head, and embeddings that train, learn at a twentieth of the adapters' rate.
 
     Parameters
     ----------
@@ -176,6 +176,9 @@ def build_net(
     """
     backbone = module_arguments["backbone"]
     head_rate = {"lr": _HEAD_LEARNING_RATE_SHARE * learning_rate}
+    around_layers = list(head_modules(backbone.model))
+    if module_arguments.get("trains_embeddings"):
+        around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
     split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
     n_steps = selected_layers.n_steps_planned
@@ -206,7 +209,7 @@ def build_net(
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=0.0,
         optimizer__fused=True,
-        optimizer__param_groups=[(f"model.{name}.*", head_rate) for name in head_modules(backbone.model)],
+        optimizer__param_groups=[(f"model.{name}.*", head_rate) for name in around_layers],
         lr=learning_rate,
         max_epochs=max_epochs,
         batch_size=batch_size,

@@ -14,7 +14,9 @@ from sklearn_irt import (
     GradientNormSelection,
     HalfSelection,
     LayerSelection,
+    RandomSelection,
 )
+from sklearn_irt.backbone import load_backbone
 from sklearn_irt.callbacks import LastGoodWeights
 from sklearn_irt.selection.named import NAMED
 
@@ -169,3 +171,46 @@ def test_an_adapter_that_does_not_suit_is_refused_before_weights_are_read(
     shutil.copy(f"{tiny_llama}/config.json", tmp_path)
     with pytest.raises(ValueError, match=message):
         make_classifier(backbone=tmp_path, selection=selection, adapter=adapter).fit(*revisions)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_embeddings_train_on_a_copy_when_the_user_asks(make_classifier, revisions, backbones, family, precision):
+    X, y = revisions
+    shared = load_backbone(backbones[family], precision=precision, device=torch.device("cpu"))
+    before = shared.model.get_input_embeddings().weight.clone()
+    given = {"backbone": backbones[family], "precision": precision, "candidate_layers": [2, 3], "max_length": 60}
+    fits = [
+        make_classifier(selection=RandomSelection(embeddings=embeddings), **given).fit(X[:40], y[:40])
+        for embeddings in (False, True)
+    ]
+    assert torch.equal(shared.model.get_input_embeddings().weight, before)
+    parts = [classifier.net_.module_ for classifier in fits]
+    assert parts[0].model.get_input_embeddings().weight is shared.model.get_input_embeddings().weight
+    moved = (parts[1].model.get_input_embeddings().weight != before.float()).any(dim=1)
+    seen = {token for ids in tokenize(fits[1], X[:40]).token_ids for token in ids}
+    assert set(torch.flatten(moved.nonzero()).tolist()) <= seen
+    assert moved.sum() > 0.9 * len(seen)
+    probabilities = fits[1].predict_proba(X[:9])
+    assert not np.allclose(probabilities, fits[0].predict_proba(X[:9]), atol=1e-4)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fits[1])).predict_proba(X[:9]), probabilities)
+    plain = plain_logits(fits[1], X[:9])
+    np.testing.assert_allclose(
+        np.log(probabilities), plain.log_softmax(dim=1), atol=1e-3 if precision == "fp32" else 0.1
+    )
+
+
+def tokenize(classifier, X):
+    pairs = classifier._read_pairs(X, classifier)
+    return classifier._tokenize(pairs, classifier.net_.module_.backbone.tokenizer, classifier.classes_, user_frame=3)
+
+
+def plain_logits(classifier, X):
+    """Let the fitted model run by itself on one text after the other, as transformers wrote it."""
+    part = classifier.net_.module_
+    tokenized, rows = tokenize(classifier, X), []
+    for ids in tokenized.token_ids:
+        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        with torch.no_grad():
+            rows.append(part(states=torch.full((1, len(ids), 32), torch.nan), **inputs)[0].float())
+    return torch.stack(rows)[tokenized.texts]
