@@ -1,8 +1,8 @@
 """Loads an LLM with its tokenizer, once a process, and finds its stack of transformer layers."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from numbers import Integral
 from threading import Lock
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from .attention import choose_attention
 from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
 from .head import head_modules
+from .layer_dropping import without_layers
 from .partial_model import stand_in_for
 from .precision import DTYPES
 from .randomness import isolated_seed
@@ -170,6 +171,7 @@ def load_backbone(
     precision: str,
     device: torch.device,
     options: Mapping[str, Any] | None = None,
+    dropped: Sequence[int] = (),
 ) -> Backbone:
     """Load a backbone, frozen, unless this process has it already.
 
@@ -186,6 +188,8 @@ def load_backbone(
     options : mapping, default=None
         Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
         are read from safetensors alone.
+    dropped : sequence of int, default=()
+        Layers that are left out.
 
     Returns
     -------
@@ -220,7 +224,16 @@ def load_backbone(
         if loaded is None:
             loaded = _loaded[identity] = _load(location, options, identity, origin)
         _latest[:] = [loaded]
-        return loaded
+    return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
+
+
+def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:
+    return replace(
+        backbone,
+        model=without_layers(backbone.model, backbone.stack, dropped),
+        identity=f"{backbone.identity} without {dropped}",
+        origin={**backbone.origin, "dropped": dropped},
+    )
 
 
 @quiet_transformers()
