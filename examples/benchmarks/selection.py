@@ -1,15 +1,17 @@
 """All ways to choose layers, side by side: macro-F1, seconds, memory, and the share of the parameters in training.
 
     python examples/benchmarks/selection.py --data FOLDER
-    python examples/benchmarks/selection.py --data FOLDER --strategies ir full random-held --seeds 5
+    python examples/benchmarks/selection.py --data FOLDER --strategies ir full random-held --seeds 5 --jobs 4
 
 A stratified 800 pairs of ITERATER train, judged on dev, SmolLM2-135M, the same steps for every strategy. A run takes
 three minutes on a core of a processor that knows bf16. Its line is appended to the results file, so an interrupted run
-continues.
+continues. Fits that run side by side (--jobs, on a GPU say) say nothing of seconds.
 """
 
+from itertools import product
 from typing import Any
 
+from joblib import Parallel, delayed
 from measuring import load_parts, parse_arguments, print_table, run_once
 
 from sklearn_irt import (
@@ -52,11 +54,12 @@ WITH_LORA: dict[str, Any] = {
 OWN_WEIGHTS: dict[str, Any] = {
     "own-full": FullSelection(),
     "own-lisa": RandomSelection(),
+    "own-lisa-embeddings": RandomSelection(embeddings=True),
     "own-half": HalfSelection(),
     "sparse": SparseSelection(),
     "sparse-epoch": SparseSelection(interval="epoch"),
 }
-LEARNING_RATES = {"own-full": 1e-4, "own-lisa": 1e-4, "own-half": 1e-4, "sparse": 1e-3, "sparse-epoch": 1e-3}
+LEARNING_RATES = {name: 1e-3 if name.startswith("sparse") else 1e-4 for name in OWN_WEIGHTS}
 
 
 def make_classifier(strategy: str, **parameters: Any) -> IRTuningClassifier:
@@ -71,13 +74,17 @@ def main():
     parser.add_argument("--pairs", type=int, default=800, help="stratified part of the training pairs (default 800)")
     names = [*WITH_LORA, *OWN_WEIGHTS]
     parser.add_argument("--strategies", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names))
+    parser.add_argument("--jobs", type=int, default=1, help="fits that run side by side (default 1)")
     arguments = parser.parse_args()
     parts = load_parts(arguments.data, arguments.pairs)
-    runs = []
-    for seed in range(arguments.seeds):
-        for name in arguments.strategies:
-            key = {"strategy": name, "pairs": arguments.pairs, "seed": seed}
-            runs.append(run_once(arguments.results, key, make_classifier(name, random_state=seed), parts))
+
+    def run(seed: int, name: str) -> dict[str, Any]:
+        key = {"strategy": name, "pairs": arguments.pairs, "seed": seed}
+        return run_once(arguments.results, key, make_classifier(name, random_state=seed), parts)
+
+    # Threads, for each fit has a process of its own.
+    points = product(range(arguments.seeds), arguments.strategies)
+    runs = Parallel(n_jobs=arguments.jobs, prefer="threads")(delayed(run)(*point) for point in points)
     print_table(runs, by=["strategy"])
 
 
