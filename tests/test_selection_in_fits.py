@@ -1,7 +1,10 @@
 """What the strategies do in a fit: what trains, what stays as it was, and what is refused."""
 
+import ast
 import pickle
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,3 +217,18 @@ def plain_logits(classifier, X):
         with torch.no_grad():
             rows.append(part(states=torch.full((1, len(ids), 32), torch.nan), **inputs)[0].float())
     return torch.stack(rows)[tokenized.texts]
+
+
+def test_the_strategy_of_the_example_is_short_imports_no_training_code_and_fits(make_classifier, revisions):
+    source = (Path(__file__).parent.parent / "examples" / "own_strategy.py").read_text()
+    tree = ast.parse(source)
+    (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    assert definition.end_lineno - definition.lineno < 60
+    assert not {"torch", "sklearn_irt.training", "sklearn_irt.probing"} & {
+        node.module for node in tree.body if isinstance(node, ast.ImportFrom)
+    }
+    strategy = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "own_strategy.py"))[definition.name]
+    X, y = revisions
+    classifier = make_classifier(selection=strategy(n_trained=2), candidate_layers=[0, 1, 2, 3], max_length=60)
+    classifier.fit(X[:40], y[:40])
+    assert classifier.active_layers_.sum(axis=1).tolist() == [2] * 3

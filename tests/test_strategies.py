@@ -238,9 +238,13 @@ def test_no_more_layers_are_found_than_there_are_candidates():
 
 
 def test_where_accuracies_are_equal_the_lower_loss_decides():
-    losses = {0: 1.2, 1: 0.9, 2: 1.0, 3: 1.1}
-    search = begun(SubTuningSelection(), score_after_training=lambda layers, *_: (0.5, -losses[layers[-1]]))
-    assert search.select(0).tolist() == [1]
+    losses = {(0,): 1.2, (1,): 0.9, (2,): 1.0, (3,): 1.1, (0, 1): 0.8}
+
+    def answer(layers, n_steps, share):
+        return 0.5, -losses.get(tuple(sorted(layers)), 2.0)
+
+    assert begun(SubTuningSelection(), score_after_training=answer).select(0).tolist() == [0, 1]
+    assert begun(SubTuningSelection(tolerance=0.01), score_after_training=answer).select(0).tolist() == [1]
 
 
 # budget

@@ -29,7 +29,8 @@ class SubTuningSelection(LayerSelection):
         Share of the training texts that trials are judged on; it is drawn once a fit, stratified by class.
 
     tolerance : float, default=0.0
-        The search goes on only if a further layer raises the accuracy by more than this.
+        By how much a further layer must raise the accuracy, for the search to go on. With 0 a lower loss at the same
+        accuracy is enough.
 
     interval : int, {"epoch"} or None, default=None
         When layers are searched. None searches once, before training; "epoch" at the beginning of each epoch; an int
@@ -115,14 +116,13 @@ class SubTuningSelection(LayerSelection):
 
     def _search(self) -> NDArray[np.intp]:
         found: list[int] = []
-        best = -np.inf
+        best = (-np.inf, -np.inf)
         while len(found) < self._most_layers:
             trials = {layer: self._try([*found, layer]) for layer in self.layers_.tolist() if layer not in found}
             added = max(trials, key=lambda layer: trials[layer])
-            accuracy, _ = trials[added]
-            if accuracy <= best + self.tolerance:
+            if trials[added] <= best or trials[added][0] - best[0] < self.tolerance:
                 break
-            found, best = [*found, added], accuracy
+            found, best = [*found, added], trials[added]
         return np.sort(np.asarray(found, dtype=np.intp))
 
     def _try(self, layers: list[int]) -> tuple[float, float]:
