@@ -3,35 +3,39 @@
     python examples/own_strategy.py
 
 The strategy below trains the layers whose next update is expected to save the most loss for what it costs. It asks the
-probe for both, at the beginning of each epoch. The grid then says whether it is worth anything on your data.
+probe for both, at the beginning of each epoch or when ``interval`` says. The grid then says whether it is worth anything on your data.
 """
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
-from sklearn_irt import IRTuningClassifier, LayerSelection, load_sample_revisions
+from sklearn_irt import IRTuningClassifier, load_sample_revisions
+from sklearn_irt.selection import IntervalSelection
 
 
-class SavingForCostSelection(LayerSelection):
+class SavingForCostSelection(IntervalSelection):
     """Train the layers of the largest expected saving of loss per multiplication.
 
     Parameters
     ----------
     n_trained : int, default=3
         How many layers train.
+
+    interval : int, {"epoch"} or None, default="epoch"
+        When they are selected anew.
     """
 
-    def __init__(self, n_trained=3):
+    def __init__(self, n_trained=3, interval="epoch"):
         self.n_trained = n_trained
+        self.interval = interval
 
-    def select(self, step):
-        if step % self.steps_per_epoch_ == 0:
-            costs = self.probe_.costs()
-            # To train a layer, gradients must pass all layers from the last one down to it.
-            depth = [sum(cost.passing for cost in costs[layer:]) + costs[layer].own for layer in self.layers_]
-            self.scores_ = self.probe_.savings(n_texts=16) / depth
-            self.selected_ = self.layers_[self.scores_.argsort()[-self.n_trained :]]
-        return self.selected_
+    def choose(self):
+        costs = self.probe_.costs()
+        # To train a layer, gradients must pass all layers from the last one down to it.
+        depth = [sum(cost.passing for cost in costs[layer:]) + costs[layer].own for layer in self.layers_]
+        self.scores_ = self.probe_.savings(n_texts=16) / depth
+        return np.sort(self.layers_[self.scores_.argsort()[-self.n_trained :]])
 
 
 def main():

@@ -7,6 +7,7 @@ from .fixed import FixedSelection
 from .full import FullSelection
 from .gradient_norm import GradientNormSelection
 from .half import HalfSelection
+from .interval import IntervalSelection
 from .learned_importance import LearnedImportanceSelection
 from .probe import LayerCost, LayerProbe
 from .random import RandomSelection
@@ -20,6 +21,7 @@ __all__ = [
     "FullSelection",
     "GradientNormSelection",
     "HalfSelection",
+    "IntervalSelection",
     "LayerCost",
     "LayerProbe",
     "LayerSelection",

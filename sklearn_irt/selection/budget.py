@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from sklearn.utils._param_validation import Interval
 
-from .base import COUNT, INTERVAL, LayerSelection
+from .base import COUNT, INTERVAL
+from .interval import IntervalSelection
 
 
-class BudgetSelection(LayerSelection):
+class BudgetSelection(IntervalSelection):
     """Train the most important layers whose backward pass fits a share of a full step's (GreenTrainer).
 
     The importance of a layer is the loss that its next update is expected to save. Its cost is that of its parameters'
@@ -61,13 +62,8 @@ class BudgetSelection(LayerSelection):
         self.interval = interval
         self.n_texts = n_texts
 
-    def select(self, step: int) -> NDArray[np.intp]:
+    def choose(self) -> NDArray[np.intp]:
         """Return the most important layers within the budget.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
 
         Returns
         -------
@@ -79,25 +75,8 @@ class BudgetSelection(LayerSelection):
         ValueError
             If the budget allows no layer at all.
         """
-        if self._is_due(step, self.interval):
-            self.scores_ = self.probe_.savings(self.n_texts)
-            self.selected_ = self._best_within_budget()
-        return self.selected_
-
-    def lowest(self, step: int) -> int:
-        """Return the lowest layer of a choice that is held; otherwise any candidate may train again.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, not used.
-
-        Returns
-        -------
-        layer : int
-            No layer below it trains at this step or any later one.
-        """
-        return int(self.selected_[0] if self.interval is None else self.layers_[0])
+        self.scores_ = self.probe_.savings(self.n_texts)
+        return self._best_within_budget()
 
     def _best_within_budget(self) -> NDArray[np.intp]:
         """Maximize sum(importance * trains), with trains and passes 0 or 1 for each layer from the lowest candidate."""

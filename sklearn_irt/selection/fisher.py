@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import COUNT, INTERVAL, LayerSelection
+from .base import COUNT, INTERVAL
+from .interval import IntervalSelection
 
 
-class FisherSelection(LayerSelection):
+class FisherSelection(IntervalSelection):
     """Train the layers whose parameters have the largest Fisher information, measured on a sample.
 
     Parameters
@@ -63,35 +64,13 @@ class FisherSelection(LayerSelection):
         super().begin(*args, **kwargs)
         self.n_trained_ = self._count(self.n_trained, "n_trained")
 
-    def select(self, step: int) -> NDArray[np.intp]:
+    def choose(self) -> NDArray[np.intp]:
         """Return the layers of the largest scores; of equal scores the higher layer.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
 
         Returns
         -------
         layers : ndarray of int
             The layers to train, ascending.
         """
-        if self._is_due(step, self.interval):
-            self.scores_ = self.probe_.squared_gradients(self.n_texts)
-            self.selected_ = self._highest(self.n_trained_)
-        return self.selected_
-
-    def lowest(self, step: int) -> int:
-        """Return the lowest layer of a choice that is held; otherwise any candidate may train again.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, not used.
-
-        Returns
-        -------
-        layer : int
-            No layer below it trains at this step or any later one.
-        """
-        return int(self.selected_[0] if self.interval is None else self.layers_[0])
+        self.scores_ = self.probe_.squared_gradients(self.n_texts)
+        return self._highest(self.n_trained_)

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import INTERVAL, LayerSelection, Masks
+from .base import INTERVAL, Masks
+from .interval import IntervalSelection
 
 
-class HalfSelection(LayerSelection):
+class HalfSelection(IntervalSelection):
     """Train half of every layer: its attention, its feed-forward part and its norms keep half of their modules (HFT).
 
     Every candidate layer trains; what is chosen, at random, are modules within it: of those that lie in the same part
@@ -39,21 +40,15 @@ class HalfSelection(LayerSelection):
     def __init__(self, *, interval: Any = "epoch") -> None:
         self.interval = interval
 
-    def select(self, step: int) -> NDArray[np.intp]:
-        """Return all candidate layers.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
+    def choose(self) -> NDArray[np.intp]:
+        """Draw the halves, and return all candidate layers.
 
         Returns
         -------
         layers : ndarray of int
-            The candidate layers.
+            The layers to train, ascending.
         """
-        if self._is_due(step, self.interval):
-            self.masks_ = self._draw()
+        self.masks_ = self._draw()
         return self.layers_
 
     def masks(self, step: int) -> Masks:

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import COUNT, INTERVAL, LayerSelection
+from .base import COUNT, INTERVAL
+from .interval import IntervalSelection
 
 
-class RandomSelection(LayerSelection):
+class RandomSelection(IntervalSelection):
     """Train layers drawn uniformly at random, and others after some steps (LISA).
 
     Parameters
@@ -64,34 +65,12 @@ class RandomSelection(LayerSelection):
         super().begin(*args, **kwargs)
         self.n_trained_ = self._count(self.n_trained, "n_trained")
 
-    def select(self, step: int) -> NDArray[np.intp]:
-        """Return the layers that are drawn.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
+    def choose(self) -> NDArray[np.intp]:
+        """Return layers drawn at random.
 
         Returns
         -------
         layers : ndarray of int
             The layers to train, ascending.
         """
-        if self._is_due(step, self.interval):
-            self.selected_ = np.sort(self.random_state_.choice(self.layers_, self.n_trained_, replace=False))
-        return self.selected_
-
-    def lowest(self, step: int) -> int:
-        """Return the lowest layer of a choice that is held; otherwise any candidate may train again.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, not used.
-
-        Returns
-        -------
-        layer : int
-            No layer below it trains at this step or any later one.
-        """
-        return int(self.selected_[0] if self.interval is None else self.layers_[0])
+        return np.sort(self.random_state_.choice(self.layers_, self.n_trained_, replace=False))

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
-from .base import COUNT, INTERVAL, LayerSelection, Masks
+from .base import COUNT, INTERVAL, Masks
+from .interval import IntervalSelection
 
 
-class SparseSelection(LayerSelection):
+class SparseSelection(IntervalSelection):
     """Train, within every candidate layer, the entries of its own weights with the largest gradients over a sample.
 
     All other entries are masked: their gradients count as zero. It needs ``adapter=None``.
@@ -61,27 +62,21 @@ class SparseSelection(LayerSelection):
         self.interval = interval
         self.n_texts = n_texts
 
-    def select(self, step: int) -> NDArray[np.intp]:
-        """Return all candidate layers.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
+    def choose(self) -> NDArray[np.intp]:
+        """Find the entries that train, and return all candidate layers.
 
         Returns
         -------
         layers : ndarray of int
-            The candidate layers.
+            The layers to train, ascending.
         """
-        if self._is_due(step, self.interval):
-            gradients = self.probe_.gradients(self.n_texts)
-            thresholds = {layer: self._threshold(list(tensors.values())) for layer, tensors in gradients.items()}
-            self.scores_ = np.array([thresholds[layer] for layer in self.layers_.tolist()])
-            self.masks_ = {
-                layer: {name: (np.abs(g) >= thresholds[layer]) & (g != 0) for name, g in tensors.items()}
-                for layer, tensors in gradients.items()
-            }
+        gradients = self.probe_.gradients(self.n_texts)
+        thresholds = {layer: self._threshold(list(tensors.values())) for layer, tensors in gradients.items()}
+        self.scores_ = np.array([thresholds[layer] for layer in self.layers_.tolist()])
+        self.masks_ = {
+            layer: {name: (np.abs(g) >= thresholds[layer]) & (g != 0) for name, g in tensors.items()}
+            for layer, tensors in gradients.items()
+        }
         return self.layers_
 
     def masks(self, step: int) -> Masks:

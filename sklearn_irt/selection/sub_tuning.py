@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
-from .base import COUNT, INTERVAL, LayerSelection
+from .base import COUNT, INTERVAL
+from .interval import IntervalSelection
 
 
-class SubTuningSelection(LayerSelection):
+class SubTuningSelection(IntervalSelection):
     """Train the layers that a greedy forward search finds: each round adds the one that validates best (SubTuning).
 
     A trial trains the layers found so far, one more layer and the head for some steps, on a part of the training
@@ -78,43 +79,14 @@ class SubTuningSelection(LayerSelection):
         self.tolerance = tolerance
         self.interval = interval
 
-    def select(self, step: int) -> NDArray[np.intp]:
-        """Return the layers that were found.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step in this fit, from 0.
+    def choose(self) -> NDArray[np.intp]:
+        """Return the layers that the search finds.
 
         Returns
         -------
         layers : ndarray of int
             The layers to train, ascending.
         """
-        if self._is_due(step, self.interval):
-            self.selected_ = self._search()
-        return self.selected_
-
-    def lowest(self, step: int) -> int:
-        """Return the lowest layer of a choice that is held; otherwise any candidate may train again.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, not used.
-
-        Returns
-        -------
-        layer : int
-            No layer below it trains at this step or any later one.
-        """
-        return int(self.selected_[0] if self.interval is None else self.layers_[0])
-
-    @property
-    def _most_layers(self) -> int:
-        return self._count(min(self.n_trained, len(self.layers_)), "n_trained")
-
-    def _search(self) -> NDArray[np.intp]:
         found: list[int] = []
         best = (-np.inf, -np.inf)
         while len(found) < self._most_layers:
@@ -124,6 +96,10 @@ class SubTuningSelection(LayerSelection):
                 break
             found, best = [*found, added], trials[added]
         return np.sort(np.asarray(found, dtype=np.intp))
+
+    @property
+    def _most_layers(self) -> int:
+        return self._count(min(self.n_trained, len(self.layers_)), "n_trained")
 
     def _try(self, layers: list[int]) -> tuple[float, float]:
         score = self.probe_.score_after_training(layers, self.n_steps, self.validation_share)
