@@ -3,7 +3,8 @@
     python examples/own_strategy.py
 
 The strategy below trains the layers whose next update is expected to save the most loss for what it costs. It asks the
-probe for both, at the beginning of each epoch or when ``interval`` says. The grid then says whether it is worth anything on your data.
+probe for both, when ``interval`` says. The grid then says whether it is worth anything
+on your data.
 """
 
 import numpy as np
