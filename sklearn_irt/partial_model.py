@@ -27,7 +27,10 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
 
     The copy does not collect keys and values for texts to be continued.
     """
-    shared = (*model.parameters(), *model.buffers())
+    # bitsandbytes keeps what it needs of an 8-bit weight in an object of its own beside it.
+    states = [vars(module.state).values() for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    beside = [value for state in states for value in state if isinstance(value, torch.Tensor)]
+    shared = (*model.parameters(), *model.buffers(), *beside)
     copied = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     config = copied.config.get_text_config()
     if hasattr(config, "use_cache"):
@@ -110,15 +113,15 @@ def _run_until(layer: nn.Module, stand_in: Callable[..., Any], model: PreTrained
     raise ValueError(f"{type(model).__name__} did not run its layers one after the other: it cannot be a backbone.")
 
 
-def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]:
+def stand_in_for(layers: nn.ModuleList, model: PreTrainedModel) -> Callable[..., Any]:
     """Return what can stand in for a layer whose work is in the entering states already, and returns as many things.
 
     Parameters
     ----------
-    layer : Module
-        One of the layers of the model.
+    layers : ModuleList
+        The layers of the model.
     model : PreTrainedModel
-        The model; it runs on one token, as far as that layer.
+        The model; it runs on three tokens, as far as its second layer.
 
     Returns
     -------
@@ -128,13 +131,60 @@ def stand_in_for(layer: nn.Module, model: PreTrainedModel) -> Callable[..., Any]
     Raises
     ------
     ValueError
-        If the model did not come to that layer.
+        If the model cannot be started in the middle: it does not run one layer after the other, its layers do not take
+        states of shape (n_texts, n_tokens, hidden_size), or hand each other more than these.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    inputs = {"input_ids": token, "attention_mask": torch.ones_like(token)}
+    tokens = torch.arange(3, device=model.device)[None]
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    family = type(model).__name__
     with torch.inference_mode():
-        returned = _run_until(layer, partial(_read_returned, layer.forward), model, **inputs)
-    return partial(_pass_on_in_tuple, len(returned) - 1) if isinstance(returned, tuple) else _pass_on
+        try:
+            entering = run_up_to(layers[0], model, **inputs)
+            returned = _run_to_end_of(layers[0], model, **inputs)
+        except (TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                f"{family} cannot be a backbone: a run on tokens and their mask failed: {error}"
+            ) from error
+        if entering.shape[:-1] != tokens.shape:
+            raise ValueError(
+                f"{family} cannot be a backbone: its layers take states of shape {tuple(entering.shape)} for one text "
+                "of three tokens, not (1, 3, hidden_size)."
+            )
+        stand_in = partial(_pass_on_in_tuple, len(returned) - 1) if isinstance(returned, tuple) else _pass_on
+        if len(layers) > 1 and not _starts_in_the_middle(layers, model, stand_in, **inputs):
+            raise ValueError(
+                f"{family} cannot be a backbone: started at its second layer it computes something else, for its "
+                "layers hand each other more than the states (T5's first one a position bias, say)."
+            )
+    return stand_in
+
+
+def _run_to_end_of(layer: nn.Module, model: PreTrainedModel, **inputs: Any) -> Any:
+    """Return what a layer returns."""
+    return _run_until(layer, partial(_read_returned, layer.forward), model, **inputs)
+
+
+def _starts_in_the_middle(
+    layers: nn.ModuleList, model: PreTrainedModel, stand_in: Callable[..., Any], **inputs: torch.Tensor
+) -> bool:
+    """Say whether the second layer computes the same from the states alone as behind the first one."""
+    expected = _states_of(_run_to_end_of(layers[1], model, **inputs))
+    states = run_up_to(layers[1], model, **inputs)
+    entry = start_at(layers, 1, stand_in)
+    try:
+        with enter(states, inputs["attention_mask"]):
+            found = _states_of(_run_to_end_of(layers[1], model, **inputs))
+    except Exception:  # which the whole model did not raise
+        return False
+    finally:
+        entry.remove()
+        layers[0].__dict__.pop("forward", None)
+    rounded = 2 * torch.finfo(expected.dtype).eps * expected.abs().max().item()
+    return torch.allclose(found, expected, rtol=0, atol=rounded, equal_nan=True)
+
+
+def _states_of(returned: Any) -> torch.Tensor:
+    return returned[0] if isinstance(returned, tuple) else returned
 
 
 def start_at(layers: nn.ModuleList, first_layer: int, stand_in: Callable[..., Any]) -> RemovableHandle:

@@ -11,12 +11,13 @@ from joblib import Memory
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .backbone import Backbone, get_layers
+from .backbone import Backbone
 from .fixed_shapes import batches_of_fixed_shape, fill_up
 from .layer_by_layer import in_groups, run_layer_by_layer
 from .normalization import quicken_norms
 from .partial_model import run_up_to, share_weights
 from .rotary_attention import quicken_rotary_attention
+from .stack import get_layers
 from .states_store import (
     SHARE_OF_FREE_MEMORY,
     STORED_DTYPE,

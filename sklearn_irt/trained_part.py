@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.hooks import RemovableHandle
 
 from .adapters import attach_adapters
-from .backbone import Backbone, drop_upper_layers, get_layers
+from .backbone import Backbone
 from .folding import fold_adapters
 from .head import embedding_name, head_modules, replace_head
 from .known_answers import KnownAnswers
@@ -32,6 +32,7 @@ from .partial_model import (
 )
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
+from .stack import drop_upper_layers, get_layers
 from .states_store import STORED_DTYPE
 
 
@@ -54,7 +55,7 @@ class TrainedPart(nn.Module):
     seed : int
         Of the initial values of head and adapters. The global generator is left as it was.
     n_layers : {"all"}, int or float, default="all"
-        See :func:`~sklearn_irt.backbone.drop_upper_layers`.
+        See :func:`~sklearn_irt.stack.drop_upper_layers`.
     trains_embeddings : bool, default=False
         Whether a copy of the token embeddings belongs to this module as well. Then there is no prefix: what enters the
         lowest layer is computed from the tokens, and the states that are given are not looked at.
@@ -212,7 +213,11 @@ class TrainedPart(nn.Module):
 
     def train(self, mode: bool = True) -> "TrainedPart":
         """Switch to training or evaluation; the modules are only visited when that changes something."""
-        return self if mode == self.training == self.model.training else super().train(mode)
+        if mode != self.training or mode != self.model.training:
+            super().train(mode)
+            if self.model.config.is_encoder_decoder:
+                self.model.get_encoder().eval()  # as frozen as the prefix, in which no dropout acts either
+        return self
 
     @cached_property
     def learned_parameters(self) -> dict[str, nn.Parameter]:

@@ -19,6 +19,7 @@ from sklearn_irt import backbone as backbone_module
 from sklearn_irt.callbacks import SelectedLayers
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
+VOCABULARY = 600
 QUICK = {"max_epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu", "random_state": 0}
 
 
@@ -39,13 +40,24 @@ def revisions():
 def backbones(tmp_path_factory):
     """Return the folders of tiny backbones by family."""
     root = tmp_path_factory.mktemp("backbones")
-    vocabulary = 600
     configs = {
-        "llama": LlamaConfig(**SIZE, vocab_size=vocabulary, num_key_value_heads=1, max_position_embeddings=256),
-        "gpt2": GPT2Config(vocab_size=vocabulary, n_embd=32, n_head=2, n_layer=4, n_positions=256),
-        "bert": BertConfig(**SIZE, vocab_size=vocabulary, max_position_embeddings=256),
+        "llama": LlamaConfig(**SIZE, vocab_size=VOCABULARY, num_key_value_heads=1, max_position_embeddings=256),
+        "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_head=2, n_layer=4, n_positions=256),
+        "bert": BertConfig(**SIZE, vocab_size=VOCABULARY, max_position_embeddings=256),
     }
     return {family: _save_tiny(root / family, config, encoder=family == "bert") for family, config in configs.items()}
+
+
+@pytest.fixture(scope="session")
+def save_tiny(tmp_path_factory):
+    """Return a function that saves a tiny backbone of a family, once, and returns its folder."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def save(family, config, *, encoder=False) -> str:
+        folder = root / family
+        return str(folder) if folder.exists() else _save_tiny(folder, config, encoder=encoder)
+
+    return save
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +118,7 @@ def make_classifier(tiny_llama):
 
 
 def _save_tiny(folder: Path, config, *, encoder: bool) -> str:
-    tokenizer = _train_tokenizer(config.vocab_size, encoder=encoder)
+    tokenizer = _train_tokenizer(VOCABULARY, encoder=encoder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModel.from_config(config)
@@ -131,7 +143,7 @@ def _train_tokenizer(vocabulary: int, *, encoder: bool) -> PreTrainedTokenizerFa
     special = ["<unk>", "<pad>", "<eos>", "<cls>", "<sep>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        pairs.ravel(), trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
+        pairs.ravel(), trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
     )
     if encoder:
         ends = [("<cls>", 3), ("<sep>", 4)]

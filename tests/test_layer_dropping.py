@@ -10,8 +10,9 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoModelForSequenceClassification, Gemma2Config, Qwen2Config
 
 from sklearn_irt.adapters import adapter_config
-from sklearn_irt.backbone import get_layers, load_backbone, load_tokenizer
+from sklearn_irt.backbone import load_backbone, load_tokenizer
 from sklearn_irt.layer_dropping import least_changing_layers
+from sklearn_irt.stack import get_layers
 from sklearn_irt.trained_part import TrainedPart
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from sklearn_irt.adapters import adapter_config
-from sklearn_irt.backbone import get_layers, load_backbone
+from sklearn_irt.backbone import load_backbone
 from sklearn_irt.batching import StatesDataset, pad_batch
 from sklearn_irt.head import replace_head
 from sklearn_irt.partial_model import share_weights
 from sklearn_irt.prefix import compute_prefix_states
 from sklearn_irt.randomness import isolated_seed
+from sklearn_irt.stack import get_layers
 from sklearn_irt.states_store import StatesInMemory, between_fits
 from sklearn_irt.trained_part import TrainedPart
 

@@ -13,10 +13,11 @@ import torch
 from sklearn.metrics import f1_score
 
 from sklearn_irt import IRTuningClassifier, fetch_iterater, load_sample_revisions
-from sklearn_irt.backbone import get_layers, load_backbone, load_tokenizer
+from sklearn_irt.backbone import load_backbone, load_tokenizer
 from sklearn_irt.batching import StatesDataset, iterate_batches
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.prefix import PrefixStates, compute_prefix_states
+from sklearn_irt.stack import get_layers
 from sklearn_irt.states_store import StatesInMemory
 from sklearn_irt.tokenization import tokenize_pairs
 

@@ -26,12 +26,13 @@ from transformers import (
 )
 
 from sklearn_irt import IRTuningClassifier
-from sklearn_irt.backbone import find_stack, get_layers, load_config, load_tokenizer
+from sklearn_irt.backbone import load_config, load_tokenizer
 from sklearn_irt.backbone_files import locate_backbone, quiet_transformers
 from sklearn_irt.pair_format import write_pair
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.precision import choose_precision, product_size
 from sklearn_irt.selection import GradientNormSelection
+from sklearn_irt.stack import find_stack, get_layers
 
 BACKBONE = "smollm2-135m"
 BATCH_SIZE = 8
