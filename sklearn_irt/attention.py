@@ -17,7 +17,8 @@ def choose_attention(config: PreTrainedConfig, device: torch.device) -> dict[str
     """Return the option of ``from_pretrained`` that names the fastest attention of a device.
 
     On CPUs, at the length of revision pairs, the backward pass of torch's fused kernel took as long as the rest of a
-    layer; ``examples/benchmarks/attention.py`` times the three. On other devices transformers chooses.
+    layer; ``examples/benchmarks/attention.py`` times the three. On other devices transformers chooses, unless layers
+    see a window of tokens only: where padding fills a window, the gradients of the fused kernels are not finite.
 
     Parameters
     ----------
@@ -31,12 +32,14 @@ def choose_attention(config: PreTrainedConfig, device: torch.device) -> dict[str
     options : dict
         ``attn_implementation``, or nothing.
     """
+    text_config = config.get_text_config()
     if device.type != "cpu":
-        return {}
+        windows = (getattr(text_config, name, None) for name in ("sliding_window", "local_attention"))
+        return {"attn_implementation": "eager"} if any(windows) else {}
     model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     # Some families choose their attention among classes of their own, and some have none that is just a softmax.
     takes_ours = getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa
-    caps_scores = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    caps_scores = getattr(text_config, "attn_logit_softcapping", None) is not None
     return {"attn_implementation": NAME if takes_ours and not caps_scores else "eager"}
 
 

@@ -152,7 +152,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     quantization : {"8bit", "4bit"} or None, default=None
         Keeps the frozen weights of the backbone's linear modules in 8 or 4 bits, by bitsandbytes (``pip install
-        bitsandbytes``), on a CUDA GPU; ``precision`` is for the rest. It saves memory, not time.
+        bitsandbytes``), on a CUDA GPU; ``precision`` is for the rest. It saves memory, not time, and needs an adapter
+        of peft's: "lora", "dora", "ia3" or a configuration.
 
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
@@ -363,7 +364,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         adapter = adapter_config(self.adapter)
         random_state = own_generator(self.random_state)
         device = choose_device(self.device)
-        check_quantization(self.quantization, device, trains_own_weights=adapter is None)
+        check_quantization(self.quantization, device, self.adapter)
         config = load_config(self.backbone, self.backbone_options)
         size = describe_backbone(config, self.n_layers, self.backbone_options)
         n_layers = self._count_layers_that_run(size.n_layers)

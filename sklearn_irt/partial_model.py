@@ -27,11 +27,10 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
 
     The copy does not collect keys and values for texts to be continued.
     """
-    # bitsandbytes keeps what it needs of an 8-bit weight in an object of its own beside it.
-    states = [vars(module.state).values() for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
-    beside = [value for state in states for value in state if isinstance(value, torch.Tensor)]
-    shared = (*model.parameters(), *model.buffers(), *beside)
-    copied = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+    # bitsandbytes moves an 8-bit weight into an object beside the parameter when it is first used.
+    states = [module.state for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    shared = (*model.parameters(), *model.buffers(), *states)
+    copied = copy.deepcopy(model, memo={id(one): one for one in shared})
     config = copied.config.get_text_config()
     if hasattr(config, "use_cache"):
         config.use_cache = False

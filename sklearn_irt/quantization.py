@@ -4,13 +4,20 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from peft import PeftConfig
+from torch import nn
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from .head import head_modules
 from .randomness import isolated_seed
 
 
-def check_quantization(quantization: str | None, device: torch.device, *, trains_own_weights: bool) -> None:
+def is_quantized(module: nn.Module) -> bool:
+    """Say whether a module keeps its weight in 8 or 4 bits."""
+    return type(module).__name__ in ("Linear8bitLt", "Linear4bit")
+
+
+def check_quantization(quantization: str | None, device: torch.device, adapter: str | PeftConfig | None) -> None:
     """Refuse a quantization that cannot be had, before any weight is read.
 
     Parameters
@@ -19,13 +26,13 @@ def check_quantization(quantization: str | None, device: torch.device, *, trains
         What the frozen weights are kept in.
     device : torch.device
         Where the backbone computes.
-    trains_own_weights : bool
-        Whether layers train without an adapter.
+    adapter : str, PeftConfig or None
+        What is to train.
 
     Raises
     ------
     ValueError
-        If the device is no CUDA GPU, or the layers' own weights are to train.
+        If the device is no CUDA GPU, or the adapter none that computes beside quantized weights.
     ImportError
         If bitsandbytes is not installed.
     """
@@ -39,8 +46,10 @@ def check_quantization(quantization: str | None, device: torch.device, *, trains
         raise ImportError(
             f"quantization={quantization!r} needs the package bitsandbytes. Install it with: pip install bitsandbytes"
         )
-    if trains_own_weights:
-        raise ValueError(f"quantization={quantization!r} freezes the layers' own weights: give an adapter.")
+    if adapter is None or adapter == "bottleneck":
+        raise ValueError(
+            f"quantization={quantization!r} does not go with adapter={adapter!r}: use 'lora', 'dora' or 'ia3'."
+        )
 
 
 def quantization_options(

@@ -30,6 +30,7 @@ from .partial_model import (
     start_at,
     watch_layers,
 )
+from .quantization import is_quantized
 from .randomness import isolated_seed
 from .rotary_attention import quicken_rotary_attention
 from .stack import drop_upper_layers, get_layers
@@ -240,9 +241,13 @@ class TrainedPart(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return what was learned: adapters and head, without the frozen weights."""
+        # A quantized module writes the statistics of its frozen weight into tensors made for the purpose.
+        quantized = tuple(f"{name}." for name, module in self.named_modules() if is_quantized(module))
         learned = {
-            name for name, tensor in super().state_dict(keep_vars=True).items() if id(tensor) not in self._frozen
-        }  # fmt: skip
+            name
+            for name, tensor in super().state_dict(keep_vars=True).items()
+            if id(tensor) not in self._frozen and not name.startswith(quantized)
+        }
         return {name: tensor for name, tensor in super().state_dict(*args, **kwargs).items() if name in learned}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import FalconConfig, Gemma2Config, GPTJConfig, GptOssConfig, LlamaConfig
+from transformers import FalconConfig, Gemma2Config, GPTJConfig, GptOssConfig, LlamaConfig, ModernBertConfig
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sklearn_irt.attention import attend, choose_attention
@@ -109,3 +109,15 @@ def test_models_that_cap_their_scores_and_other_devices_keep_transformers_attent
 @pytest.mark.parametrize("config", [FalconConfig, GPTJConfig, GptOssConfig])
 def test_families_whose_attention_takes_no_other_function_keep_their_own(config):
     assert choose_attention(config(), torch.device("cpu")) == {"attn_implementation": "eager"}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (LlamaConfig(), {}),
+        (Gemma2Config(sliding_window=64), {"attn_implementation": "eager"}),
+        (ModernBertConfig(), {"attn_implementation": "eager"}),
+    ],
+)
+def test_on_a_gpu_transformers_chooses_unless_layers_see_a_window_that_padding_can_fill(config, expected):
+    assert choose_attention(config, torch.device("cuda")) == expected

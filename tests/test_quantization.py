@@ -34,17 +34,18 @@ def test_without_a_gpu_it_is_refused_before_anything_is_loaded(make_classifier, 
 def test_without_its_package_the_error_gives_the_pip_line(monkeypatch):
     monkeypatch.setattr(quantization_module, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install bitsandbytes"):
-        quantization_module.check_quantization("4bit", torch.device("cuda"), trains_own_weights=False)
+        quantization_module.check_quantization("4bit", torch.device("cuda"), "lora")
 
 
-def test_own_weights_cannot_be_quantized(monkeypatch):
+@pytest.mark.parametrize("adapter", [None, "bottleneck"])
+def test_what_cannot_train_beside_quantized_weights_is_refused(monkeypatch, adapter):
     monkeypatch.setattr(quantization_module, "find_spec", lambda name: object())
-    with pytest.raises(ValueError, match="quantization='8bit' freezes the layers' own weights: give an adapter"):
-        quantization_module.check_quantization("8bit", torch.device("cuda"), trains_own_weights=True)
+    with pytest.raises(ValueError, match=f"quantization='8bit' does not go with adapter={adapter!r}"):
+        quantization_module.check_quantization("8bit", torch.device("cuda"), adapter)
 
 
 @on_a_gpu
-@pytest.mark.parametrize("adapter", ["lora", "dora", "ia3", "bottleneck"])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "ia3"])
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_a_fit_trains_adapters_predicts_and_pickles(make_classifier, revisions, folder, bits, adapter):
     X, y = revisions
