@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from .head import head_modules
+from .quantization import is_quantized
 
 # Of the last layer of a decoder: the output projection of its attention and what follows it, as Llama and its many
 # relatives call them, and GPT-2.
@@ -28,7 +29,7 @@ def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     The copy does not collect keys and values for texts to be continued.
     """
     # bitsandbytes moves an 8-bit weight into an object beside the parameter when it is first used.
-    states = [module.state for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    states = [module.state for module in model.modules() if is_quantized(module) and hasattr(module, "state")]
     shared = (*model.parameters(), *model.buffers(), *states)
     copied = copy.deepcopy(model, memo={id(one): one for one in shared})
     config = copied.config.get_text_config()

@@ -13,8 +13,8 @@ from .randomness import isolated_seed
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Say whether a module keeps its weight in 8 or 4 bits."""
-    return type(module).__name__ in ("Linear8bitLt", "Linear4bit")
+    """Say whether a module keeps its weight in 8 or 4 bits; an adapter beside one does not."""
+    return type(module).__module__.startswith("bitsandbytes.")
 
 
 def check_quantization(quantization: str | None, device: torch.device, adapter: str | PeftConfig | None) -> None:
