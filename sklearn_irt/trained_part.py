@@ -90,7 +90,7 @@ class TrainedPart(nn.Module):
         self.trains_embeddings = trains_embeddings
         self.first_layer = 0 if trains_embeddings else self.layers[0]
         self.n_classes = n_classes
-        self._frozen = {id(tensor) for tensor in backbone.model.state_dict(keep_vars=True).values()}
+        self._frozen = {id(tensor) for tensor in (*backbone.model.parameters(), *backbone.model.buffers())}
         self.backbone = backbone
         self.model = share_weights(backbone.model)
         drop_upper_layers(self.stack, n_layers)
