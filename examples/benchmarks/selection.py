@@ -59,7 +59,7 @@ OWN_WEIGHTS: dict[str, Any] = {
     "sparse": SparseSelection(),
     "sparse-epoch": SparseSelection(interval="epoch"),
 }
-LEARNING_RATES = {name: 1e-3 if name.startswith("sparse") else 1e-4 for name in OWN_WEIGHTS}
+LEARNING_RATES = {name: 3e-3 if name.startswith("sparse") else 3e-4 for name in OWN_WEIGHTS}
 
 
 def make_classifier(strategy: str, **parameters: Any) -> IRTuningClassifier:
