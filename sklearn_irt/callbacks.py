@@ -78,6 +78,8 @@ class SelectedLayers(Callback):
         lowest = self.selection.lowest(self.n_steps)
         self._check_selected(lowest)
         masks = self.selection.masks(self.n_steps)
+        if masks is not None and not self._selected <= set(masks):
+            raise ValueError(f"{type(self.selection).__name__}.masks() must name every layer that select() returned.")
         if masks is not self._masks:
             self._masks, self._entry_masks = masks, _read_entry_masks(masks, net)
         for layer, tensors in net.module_.layer_tensors.items():

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import Dataset
@@ -320,7 +321,8 @@ def _output_projection(layer: nn.Module) -> torch.Tensor:
     for name, module in layer.named_modules():
         first, _, _ = name.partition(".")
         if "att" in first.lower() and name.rpartition(".")[2] in _OUTPUT_PROJECTIONS and hasattr(module, "weight"):
-            return module.weight
+            base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+            return dequantize_module_weight(base)
     raise ValueError(f"{type(layer).__name__} has no attention output projection that is known by its name.")
 
 
