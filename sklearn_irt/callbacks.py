@@ -84,8 +84,8 @@ class SelectedLayers(Callback):
             self._masks, self._entry_masks = masks, _read_entry_masks(masks, net)
         for layer, tensors in net.module_.layer_tensors.items():
             for name, parameter in tensors.items():
-                within = True if masks is None or layer not in self._selected else masks[layer][name]
-                _switch(parameter, layer in self._selected and within is not False, net.optimizer_)
+                within = layer in self._selected and (masks is None or masks[layer][name])
+                _switch(parameter, isinstance(within, np.ndarray) or bool(within), net.optimizer_)
         if not any(p.requires_grad for group in net.module_.layer_parameters.values() for p in group):
             raise ValueError(f"{type(self.selection).__name__}: no parameter of the selected layers trains.")
         if lowest > self._first_layer and not self.selection.trains_embeddings:

@@ -152,7 +152,7 @@ class WrongMasks(LayerSelection):
     [
         (lambda tensors: {}, "masks of layer 3 must name the tensors"),
         (lambda tensors: {name: np.ones(3, bool) for name in tensors}, "must be of shape"),
-        (lambda tensors: dict.fromkeys(tensors, False), "no parameter of the selected layers trains"),
+        (lambda tensors: dict.fromkeys(tensors, np.False_), "no parameter of the selected layers trains"),
     ],
 )
 def test_masks_that_do_not_fit_say_so(make_classifier, revisions, within, message):
