@@ -26,7 +26,10 @@ from .stack import count_parameters, drop_upper_layers, find_stack, get_layers
 
 # Options of from_pretrained that concern weights alone, and those that the package sets itself.
 _WEIGHT_OPTIONS = ("use_safetensors", "attn_implementation")
-_RESERVED_OPTIONS = ("num_labels", "dtype", "torch_dtype", "ignore_mismatched_sizes", "output_loading_info")
+_RESERVED_OPTIONS = (
+    *("num_labels", "dtype", "torch_dtype", "ignore_mismatched_sizes", "output_loading_info"),
+    *("device_map", "quantization_config"),
+)
 
 
 # The backbones in use, and the one that was loaded last: the next fit of a grid search finds it still there.
@@ -256,7 +259,7 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
                 dtype=DTYPES[origin["precision"]],
                 ignore_mismatched_sizes=True,  # what lacks is named below
                 output_loading_info=True,
-                **quantization_options(origin["quantization"], config, DTYPES[origin["precision"]], device),
+                **_quantization_options(config, origin),
                 **options,
             )
     except (OSError, ValueError, SafetensorError) as error:
@@ -274,6 +277,12 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
     stack = find_stack(model)
     stand_in = stand_in_for(get_layers(model, stack), model)
     return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin)
+
+
+def _quantization_options(config: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
+    trusted = origin["options"].get("trust_remote_code", False)
+    dtype, device = DTYPES[origin["precision"]], origin["device"]
+    return quantization_options(origin["quantization"], config, dtype, device, trust_remote_code=trusted)
 
 
 def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:

@@ -53,7 +53,12 @@ def check_quantization(quantization: str | None, device: torch.device, adapter: 
 
 
 def quantization_options(
-    quantization: str | None, config: Any, dtype: torch.dtype, device: torch.device
+    quantization: str | None,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Return what transformers' ``from_pretrained`` needs to quantize while it loads.
 
@@ -68,6 +73,8 @@ def quantization_options(
         What the other weights are kept in, and 4-bit products computed in.
     device : torch.device
         Where to.
+    trust_remote_code : bool, default=False
+        Whether the model's own code may be run.
 
     Returns
     -------
@@ -77,11 +84,11 @@ def quantization_options(
     if quantization is None:
         return {}
     with torch.device("meta"), isolated_seed(0, torch.device("cpu")):
-        head = list(head_modules(AutoModelForSequenceClassification.from_config(config)))
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
     chosen = BitsAndBytesConfig(
         load_in_8bit=quantization == "8bit",
         load_in_4bit=quantization == "4bit",
-        llm_int8_skip_modules=head,
+        llm_int8_skip_modules=list(head_modules(model)),
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
     )

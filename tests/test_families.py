@@ -1,4 +1,4 @@
-"""Each family of backbones fits, selects layers, predicts, pickles, and computes what transformers does."""
+"""Families of backbones fit, select layers, predict, pickle, and give the plain model's logits, or say why not."""
 
 import pickle
 
@@ -111,6 +111,15 @@ def inputs_of(backbone, texts, first_layer):
     }
 
 
+def part_of(backbone, layers):
+    """Return an untrained part whose head tells texts apart."""
+    part = TrainedPart(backbone, layers, adapter_config("lora"), n_classes=3, seed=0).eval()
+    for module in head_modules(part.model).values():
+        for parameter in module.parameters():
+            parameter.data.mul_(10 if parameter.dim() == 2 else 1)
+    return part
+
+
 def plain_model_of(folder, part):
     """Return what transformers itself loads, with the part's head."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, attn_implementation="eager")
@@ -128,7 +137,7 @@ def test_before_training_logits_are_those_of_the_plain_model(folder, revisions, 
     backbone, texts = load(folder), [*revisions[0]["before"][:3], "short"]
     seen = []
     for layers in ([2, 3], [0, 2], [1], [3]):
-        part = TrainedPart(backbone, layers, adapter_config("lora"), n_classes=3, seed=0).eval()
+        part = part_of(backbone, layers)
         inputs = inputs_of(backbone, texts, part.first_layer)
         plain = plain_model_of(folder, part)
         with torch.no_grad():
@@ -138,13 +147,13 @@ def test_before_training_logits_are_those_of_the_plain_model(folder, revisions, 
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[-1:], alone, rtol=1e-4, atol=1e-5)
         seen.append(found)
-    assert torch.pdist(seen[0]).min() > 2e-4, "texts that are classified alike would show nothing"
+    assert torch.pdist(seen[0]).min() > 1e-2, "texts that are classified alike would show nothing"
 
 
 @pytest.mark.parametrize("folder", FAMILIES, indirect=True)
 def test_it_fits_selects_layers_predicts_and_pickles(folder, make_classifier, revisions):
     X, y = revisions[0][:24], revisions[1][:24]
-    classifier = make_classifier(backbone=folder, candidate_layers=3, batch_size=8, max_length=128).fit(X, y)
+    classifier = make_classifier(backbone=folder, candidate_layers=3, batch_size=8, max_length=64).fit(X, y)
     assert classifier.candidate_layers_.tolist() == [1, 2, 3]
     n_active = classifier.active_layers_.sum(axis=1)
     assert len(n_active) == 3
@@ -158,7 +167,7 @@ def test_it_fits_selects_layers_predicts_and_pickles(folder, make_classifier, re
 
 @pytest.mark.parametrize("folder", ["bart"], indirect=True)
 def test_the_layers_of_an_encoder_decoder_are_its_decoders_and_its_encoder_drops_nothing(folder):
-    part = TrainedPart(load(folder), [2, 3], adapter_config("lora"), n_classes=3, seed=0)
+    part = part_of(load(folder), [2, 3])
     assert part.backbone.stack == "model.decoder.layers"
     part.train()
     assert part.model.model.decoder.layers[3].training
@@ -168,7 +177,7 @@ def test_the_layers_of_an_encoder_decoder_are_its_decoders_and_its_encoder_drops
 def test_no_layer_is_left_out_at_random(save_tiny, revisions):
     options = {**BASE, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 256}
     folder = save_tiny("dropping", OPTConfig(**options, layerdrop=0.9, dropout=0.0))
-    part = TrainedPart(load(folder), [2, 3], adapter_config("lora"), n_classes=3, seed=0)
+    part = part_of(load(folder), [2, 3])
     inputs = inputs_of(part.backbone, list(revisions[0]["before"][:3]), 2)
     with torch.no_grad():
         torch.testing.assert_close(part.train()(**inputs), part.eval()(**inputs))

@@ -1,6 +1,8 @@
 """A backbone kept in few bits: where it can be had, and that it computes what the plain quantized model does."""
 
+import json
 import pickle
+import shutil
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig,
 
 from sklearn_irt import quantization as quantization_module
 from sklearn_irt.adapters import adapter_config
-from sklearn_irt.backbone import load_backbone
+from sklearn_irt.backbone import load_backbone, load_config
 from sklearn_irt.trained_part import TrainedPart
 
 on_a_gpu = pytest.mark.skipif(
@@ -42,6 +44,30 @@ def test_what_cannot_train_beside_quantized_weights_is_refused(monkeypatch, adap
     monkeypatch.setattr(quantization_module, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match=f"quantization='8bit' does not go with adapter={adapter!r}"):
         quantization_module.check_quantization("8bit", torch.device("cuda"), adapter)
+
+
+@pytest.mark.parametrize("option", ["quantization_config", "device_map"])
+def test_there_is_one_place_to_say_it(make_classifier, revisions, option):
+    with pytest.raises(ValueError, match=f"backbone_options must not hold '{option}'"):
+        make_classifier(backbone_options={option: {}}).fit(*revisions)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_a_head_of_remote_code_is_left_whole_where_that_code_is_trusted(backbones, tmp_path):
+    shutil.copytree(backbones["bert"], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": classes}))
+    (tmp_path / "own.py").write_text(
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+        "class OwnModel(BertForSequenceClassification):\n    config_class = OwnConfig\n"
+    )
+    config = load_config(tmp_path, {"trust_remote_code": True})
+    options = quantization_module.quantization_options(
+        "4bit", config, torch.bfloat16, torch.device("cuda"), trust_remote_code=True
+    )
+    assert options["quantization_config"].llm_int8_skip_modules == ["bert.pooler", "classifier"]
 
 
 @on_a_gpu
