@@ -153,7 +153,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     quantization : {"8bit", "4bit"} or None, default=None
         Keeps the frozen weights of the backbone's linear modules in 8 or 4 bits, by bitsandbytes (``pip install
         bitsandbytes``), on a CUDA GPU; ``precision`` is for the rest. It saves memory, not time, and needs an adapter
-        of peft's: "lora", "dora", "ia3" or a configuration.
+        of peft's: "lora", "dora", "ia3" or a configuration. 8-bit products are computed in fp16 whatever ``precision``
+        says, and look for outliers in the whole batch, so that the last digits of a row depend on the others.
 
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
