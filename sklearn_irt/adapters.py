@@ -95,8 +95,8 @@ def check_suits(selection: LayerSelection, adapter: PeftConfig | None) -> None:
     name = type(selection).__name__
     if selection.needs_own_weights and adapter is not None:
         raise ValueError(
-            f"selection={name} chooses among the entries of a layer's own weights: set adapter=None, and a smaller "
-            "learning_rate, about 3e-4."
+            f"selection={name} chooses among the entries of a layer's own weights: set adapter=None, and "
+            "learning_rate=3e-3 or so."
         )
     if selection.needs_lora and not isinstance(adapter, LoraConfig):
         raise ValueError(

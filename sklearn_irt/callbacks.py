@@ -96,8 +96,8 @@ class SelectedLayers(Callback):
         allowed = {layer for layer in self.selection.layers_.tolist() if layer >= lowest}
         if not self._selected or not self._selected <= allowed:
             raise ValueError(
-                f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, "
-                f"at least one, but it selected {sorted(self._selected)}."
+                f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, at least "
+                f"one of {sorted(allowed)}, by their index (no mask), but it selected {sorted(self._selected)}."
             )
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:

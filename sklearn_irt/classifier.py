@@ -122,7 +122,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         - "dora": the same, with the length of each row of the weight trained apart (arXiv 2402.09353).
         - "ia3": a factor for every key, value and inner unit of the feed-forward part (arXiv 2205.05638).
         - "bottleneck": the parallel adapter of the paper, of size 256 with tanh, beside the feed-forward modules.
-        - None: all of the layers' own weights, on copies. Give a smaller ``learning_rate`` then, about 1e-4, and expect
+        - None: all of the layers' own weights, on copies. Give a smaller ``learning_rate`` then, 1e-4 to 3e-4, and
+        expect
           more memory and larger pickles, for they hold these weights.
 
     max_epochs : int, default=3

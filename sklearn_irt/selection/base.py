@@ -198,7 +198,9 @@ def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
         raise ValueError(f"{name}={layers!r} is not understood: use 'all', a number, a share, or a list of indices.")
     if isinstance(layers, Integral) and not isinstance(layers, (bool, np.bool_)):
         if not 1 <= int(layers) <= n_layers:
-            raise ValueError(f"{name}={layers} asks for the top {layers} layers, but {n_layers} run: see n_layers.")
+            raise ValueError(
+                f"{name}={layers} asks for the top {layers} layers, but {n_layers} run: see n_layers, drop_layers."
+            )
         return np.arange(n_layers - int(layers), n_layers)
     if isinstance(layers, Real) and not isinstance(layers, (bool, np.bool_)):
         if not 0 < float(layers) <= 1:

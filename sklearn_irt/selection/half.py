@@ -32,7 +32,7 @@ class HalfSelection(IntervalSelection):
     --------
     >>> from sklearn_irt import IRTuningClassifier
     >>> from sklearn_irt.selection import HalfSelection
-    >>> clf = IRTuningClassifier(selection=HalfSelection(), adapter=None, learning_rate=1e-4)
+    >>> clf = IRTuningClassifier(selection=HalfSelection(), adapter=None, learning_rate=3e-4)
     """
 
     _parameter_constraints: dict = {"interval": INTERVAL}

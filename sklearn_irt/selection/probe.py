@@ -17,7 +17,7 @@ class LayerCost(NamedTuple):
 
 
 class LayerProbe(Protocol):
-    """Measures candidate layers; arrays are in the order of the candidates.
+    """Measures candidate layers; arrays are in the order of the candidates (``layers_``).
 
     Each method that takes ``n_texts`` draws so many training texts anew, from the fit's ``random_state``; all of
     them where there are fewer. Nothing that trains is changed when a method returns. Dropout does not act, but in
@@ -35,12 +35,13 @@ class LayerProbe(Protocol):
         """
 
     def costs(self) -> Sequence[LayerCost]:
-        """Return what each candidate layer costs: one multiplication per weight, token and product.
+        """Return what each layer that runs costs: one multiplication per weight, token and product.
 
         Returns
         -------
-        costs : sequence of LayerCost, of length n_candidates
-            Of products with parameters; attention's own products, norms and activations are left out.
+        costs : sequence of LayerCost, of length n_layers
+            One for each layer that runs, candidate or not, so that gradients can be followed to any depth. Of products
+            with parameters; attention's own products, norms and activations are left out.
         """
 
     def weight_norms(self) -> NDArray[np.float64]:

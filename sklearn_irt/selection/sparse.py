@@ -46,7 +46,7 @@ class SparseSelection(IntervalSelection):
     --------
     >>> from sklearn_irt import IRTuningClassifier
     >>> from sklearn_irt.selection import SparseSelection
-    >>> clf = IRTuningClassifier(selection=SparseSelection(share=0.05), adapter=None, learning_rate=3e-4)
+    >>> clf = IRTuningClassifier(selection=SparseSelection(share=0.05), adapter=None, learning_rate=3e-3)
     """
 
     _parameter_constraints: dict = {
