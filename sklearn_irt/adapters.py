@@ -11,17 +11,14 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPI
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .bottleneck import bottleneck_config
+from .bottleneck import PARALLEL_MODULES, bottleneck_config
+from .linear_modules import FEED_FORWARD_OUTPUT, KEYS_AND_VALUES, check_known, named
 from .selection import LayerSelection
 
 # What peft may start from without a look at the weights or texts (and "mica", which only looks).
 _LORA_STARTS = ("gaussian", "orthogonal", "mica")
 # Parameters of peft's configurations that concern other parts of a model than its layers, or their number.
 _BEYOND_LAYERS = ("modules_to_save", "trainable_token_indices", "layer_replication")
-# What families that peft has no IA3 modules for call keys and values (or queries, keys and values in one), and the
-# output of the feed-forward part, whose input are its inner units.
-_KEYS_AND_VALUES = "k_proj|v_proj|k_lin|v_lin|key|value|key_proj|value_proj|qkv_proj|query_key_value|Wqkv|c_attn"
-_FEED_FORWARD_OUTPUT = "down_proj|fc2|lin2|dense_4h_to_h|mlp\\.c_proj|mlp\\.Wo|(?<!attention\\.)output\\.dense"
 
 
 def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
@@ -32,7 +29,9 @@ def adapter_config(adapter: str | PeftConfig | None) -> PeftConfig | None:
     adapter : {"lora", "dora", "ia3", "bottleneck"}, PeftConfig or None
         "lora" is rank 16, alpha 32, no dropout, on every linear layer; "dora" the same with the length of each row of
         the weight apart (Liu et al. 2024, arXiv 2402.09353); "ia3" a factor for every key, value and inner unit of the
-        feed-forward part (Liu et al. 2022, arXiv 2205.05638); "bottleneck" see
+        feed-forward part (Liu et al. 2022, arXiv 2205.05638), or for what peft's own list of modules has in their place
+        where it knows the family (queries and values in Qwen and Gemma, the output of attention too in BERT);
+        "bottleneck" see
         :func:`~sklearn_irt.bottleneck.bottleneck_config`. None are the layers' own weights.
 
     Returns
@@ -123,7 +122,8 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
     Raises
     ------
     ValueError
-        If the configuration puts no parameters into these layers, or changes weights of the model.
+        If the configuration puts no parameters into these layers, or changes weights of the model; or if "ia3" or
+        "bottleneck" do not know the names of its modules.
     """
     if config is None:
         for layer in layers:
@@ -133,8 +133,11 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
     restricted: Any = copy.deepcopy(config)
     if hasattr(config, "fan_in_fan_out") and any(isinstance(module, Conv1D) for module in model.modules()):
         restricted.fan_in_fan_out = True  # GPT-2 keeps its weights transposed; peft warns at every layer otherwise
+    lowest = model.get_submodule(f"{stack}.{layers[0]}")
     if isinstance(config, IA3Config) and config.target_modules is None:
-        _choose_ia3_modules(restricted, model.config.model_type)
+        _choose_ia3_modules(restricted, lowest, model.config.model_type)
+    elif getattr(config, "target_modules", None) == PARALLEL_MODULES:
+        check_known(lowest, "bottleneck", "give sklearn_irt.bottleneck.bottleneck_config() other target_modules")
     inside = rf"{re.escape(stack)}\.(?:{'|'.join(str(layer) for layer in layers)})\."
     restricted.exclude_modules = rf"(?!{inside}).*|{_as_pattern(restricted.exclude_modules)}"
     try:
@@ -150,11 +153,12 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
         )
 
 
-def _choose_ia3_modules(config: Any, family: str) -> None:
+def _choose_ia3_modules(config: Any, layer: torch.nn.Module, family: str) -> None:
     """Name keys, values and the feed-forward output of a family that peft does not know."""
     if family not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
-        config.target_modules = rf"(?:.*\.)?(?:{_KEYS_AND_VALUES}|{_FEED_FORWARD_OUTPUT})"
-        config.feedforward_modules = rf"(?:.*\.)?(?:{_FEED_FORWARD_OUTPUT})"
+        check_known(layer, "ia3", "pass a peft.IA3Config with target_modules and feedforward_modules")
+        config.target_modules = named(KEYS_AND_VALUES, FEED_FORWARD_OUTPUT)
+        config.feedforward_modules = named(FEED_FORWARD_OUTPUT)
 
 
 def _put_back(weights: dict[str, tuple[torch.nn.Parameter, torch.Tensor]]) -> list[str]:

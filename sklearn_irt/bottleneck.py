@@ -8,14 +8,11 @@ from peft.tuners.lora import Linear
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from .linear_modules import FEED_FORWARD_INPUT, FEED_FORWARD_OUTPUT, KEYS_AND_VALUES, QUERIES, named
+
 BOTTLENECK_SIZE = 256
 
-# The feed-forward modules of transformers' families, by the ends of their names. BERT and its relatives call a module
-# of their attention as one of these.
-_FEED_FORWARD = (
-    "up_proj|down_proj|gate_up_proj|fc1|fc2|lin1|lin2|dense_h_to_4h|dense_4h_to_h|mlp\\.c_fc|mlp\\.c_proj|mlp\\.Wi|"
-    "mlp\\.Wo|intermediate\\.dense|(?<!attention\\.)output\\.dense"
-)
+PARALLEL_MODULES = named(QUERIES, KEYS_AND_VALUES, FEED_FORWARD_INPUT, FEED_FORWARD_OUTPUT)
 
 
 class ParallelAdapter(Linear):
@@ -41,23 +38,28 @@ class ParallelAdapter(Linear):
 
 
 def bottleneck_config() -> LoraConfig:
-    """Return the configuration of a parallel adapter beside each module of the feed-forward part.
+    """Return the configuration of a parallel adapter beside queries, keys, values and the feed-forward modules.
+
+    Of a gated feed-forward part it is beside ``up_proj`` and ``down_proj``, not beside the gate, unless a family has
+    gate and ``up_proj`` in one module.
 
     Returns
     -------
     config : LoraConfig
-        The matrices D and U of :class:`ParallelAdapter` are kept where LoRA keeps A and B.
+        The matrices D and U of :class:`ParallelAdapter` are kept where LoRA keeps A and B. Set its ``target_modules``
+        to put them elsewhere.
 
     References
     ----------
     He, Zhou, Ma, Berg-Kirkpatrick and Neubig, "Towards a Unified View of Parameter-Efficient Transfer Learning", ICLR
     2022, arXiv 2110.04366: the parallel adapter. Hu et al., "LLM-Adapters", EMNLP 2023, arXiv 2304.01933, the library
-    that the authors of IR-Tuning trained with: size 256, tanh, no biases, beside ``up_proj`` and ``down_proj`` of
-    Llama. It draws U from a normal distribution unless told otherwise; here, as with its option "mam_adapter", U is
+    that the authors of IR-Tuning trained with: tanh, no biases, added to the output of a linear module. Size and
+    modules (``q_proj``, ``k_proj``, ``v_proj``, ``up_proj`` and ``down_proj``) are those of the authors' ``main.py``.
+    The library draws U from a normal distribution unless told otherwise; here, as with its option "mam_adapter", U is
     zero, so that a fit begins with the backbone as it is.
     """
     config = LoraConfig(
-        r=BOTTLENECK_SIZE, lora_alpha=BOTTLENECK_SIZE, lora_dropout=0.0, target_modules=rf"(?:.*\.)?(?:{_FEED_FORWARD})"
+        r=BOTTLENECK_SIZE, lora_alpha=BOTTLENECK_SIZE, lora_dropout=0.0, target_modules=PARALLEL_MODULES
     )
     config._register_custom_module({nn.Linear: ParallelAdapter, Conv1D: ParallelAdapter})
     return config

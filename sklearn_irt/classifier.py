@@ -120,11 +120,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         - "lora": rank 16, alpha 32, no dropout, on all linear layers. This package computes it at little more than the
           price of the frozen layer; the others run as peft wrote them, or nearly so.
         - "dora": the same, with the length of each row of the weight trained apart (arXiv 2402.09353).
-        - "ia3": a factor for every key, value and inner unit of the feed-forward part (arXiv 2205.05638).
-        - "bottleneck": the parallel adapter of the paper, of size 256 with tanh, beside the feed-forward modules.
-        - None: all of the layers' own weights, on copies. Give a smaller ``learning_rate`` then, 1e-4 to 3e-4, and
-        expect
-          more memory and larger pickles, for they hold these weights.
+        - "ia3": a factor for every key, value and inner unit of the feed-forward part (arXiv 2205.05638); in families
+          that peft knows, for what peft chooses, which in some are queries and values.
+        - "bottleneck": the parallel adapter of the paper, of size 256 with tanh, beside queries, keys, values and the
+          feed-forward modules.
+        - None: all of the layers' own weights, on copies. Give a smaller ``learning_rate`` then, 1e-4 to 3e-4,
+          and expect more memory and larger pickles, for they hold these weights.
 
     max_epochs : int, default=3
         Passes over the training pairs.

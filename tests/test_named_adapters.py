@@ -9,6 +9,7 @@ import torch
 from peft import IA3Config
 from sklearn.base import clone
 from torch import nn
+from transformers import AutoModelForSequenceClassification, GPTJConfig, MixtralConfig, MPNetConfig
 
 from sklearn_irt.adapters import adapter_config, attach_adapters
 from sklearn_irt.backbone import load_backbone
@@ -16,11 +17,12 @@ from sklearn_irt.partial_model import share_weights
 from sklearn_irt.trained_part import TrainedPart
 
 NAMES = ("lora", "dora", "ia3", "bottleneck")
-FEED_FORWARD = {
-    "llama": ["mlp.up_proj", "mlp.down_proj"],
-    "gpt2": ["mlp.c_fc", "mlp.c_proj"],
-    "bert": ["intermediate.dense", "output.dense"],
+BESIDE = {
+    "llama": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj"],
+    "gpt2": ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"],
+    "bert": [*(f"attention.self.{name}" for name in ("query", "key", "value")), "intermediate.dense", "output.dense"],
 }
+TINY = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 99}
 
 
 def load(folder):
@@ -61,12 +63,12 @@ def test_an_adapter_trains_in_the_candidates_alone_and_pickles(make_classifier, 
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
-def test_a_bottleneck_is_a_tanh_between_two_matrices_beside_each_feed_forward_module(backbones, family):
+def test_a_bottleneck_is_a_tanh_between_two_matrices_beside_the_modules_of_the_papers_code(backbones, family):
     backbone = load(backbones[family])
     part = TrainedPart(backbone, [3], adapter_config("bottleneck"), n_classes=3, seed=0)
-    assert {name.split(".lora")[0] for name in part.layer_tensors[3]} == set(FEED_FORWARD[family])
+    assert {name.split(".lora")[0] for name in part.layer_tensors[3]} == set(BESIDE[family])
     plain = get_layer(backbone)
-    for name in FEED_FORWARD[family]:
+    for name in BESIDE[family]:
         adapter = part.stack[3].get_submodule(name)
         down, up = adapter.lora_A["default"].weight, adapter.lora_B["default"].weight
         assert len(down) == 256
@@ -114,3 +116,37 @@ def test_ia3_in_a_family_that_peft_does_not_know(backbones, family, expected):
         if "ia3" in name
     }
     assert sizes == expected
+
+
+MPNET = MPNetConfig(**TINY)
+GPTJ = GPTJConfig(n_embd=32, n_head=2, n_layer=2, rotary_dim=8, vocab_size=99)
+MIXTRAL = MixtralConfig(**TINY, num_key_value_heads=1, num_local_experts=2)
+
+
+def modules_with_adapters(config, name):
+    model = AutoModelForSequenceClassification.from_config(config)
+    stack = next(n for n, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == 2)
+    attach_adapters(model, stack, [1], adapter_config(name))
+    names = [key.split(f"{stack}.1.")[1] for key, _ in model.named_parameters() if ".lora_" in key or ".ia3_" in key]
+    return {key.split(".lora_")[0].split(".ia3_")[0] for key in names}
+
+
+def test_families_with_names_of_their_own():
+    queries, *keys_and_values = [f"attention.attn.{name}" for name in "qkv"]
+    assert modules_with_adapters(MPNET, "ia3") == {*keys_and_values, "output.dense"}
+    assert modules_with_adapters(MPNET, "bottleneck") == {
+        queries, *keys_and_values, "intermediate.dense", "output.dense"
+    }  # fmt: skip
+    assert modules_with_adapters(GPTJ, "bottleneck") == {
+        "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc_in", "mlp.fc_out"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ia3", "bottleneck"])
+def test_a_family_of_which_a_part_is_not_known_is_refused(name):
+    config = copy.deepcopy(MIXTRAL)
+    config.model_type = "of_tomorrow"  # peft has IA3 modules for Mixtral
+    model = AutoModelForSequenceClassification.from_config(MIXTRAL)
+    model.config = config
+    with pytest.raises(ValueError, match=f"adapter='{name}' knows no feed-forward output in MixtralDecoderLayer"):
+        attach_adapters(model, "model.layers", [1], adapter_config(name))
