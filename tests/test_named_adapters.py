@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, GPTJConfig, Mixtral
 
 from sklearn_irt.adapters import adapter_config, attach_adapters
 from sklearn_irt.backbone import load_backbone
+from sklearn_irt.bottleneck import ParallelAdapter, bottleneck_config
 from sklearn_irt.partial_model import share_weights
 from sklearn_irt.trained_part import TrainedPart
 
@@ -25,8 +26,8 @@ BESIDE = {
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 99}
 
 
-def load(folder):
-    return load_backbone(folder, precision="fp32", device=torch.device("cpu"))
+def load(folder, precision="fp32"):
+    return load_backbone(folder, precision=precision, device=torch.device("cpu"))
 
 
 def inputs_of(backbone):
@@ -116,6 +117,34 @@ def test_ia3_in_a_family_that_peft_does_not_know(backbones, family, expected):
         if "ia3" in name
     }
     assert sizes == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_begin_as_the_backbone_and_learn_in_bf16_too(make_classifier, revisions, backbones, name):
+    X, y = revisions
+    backbone = load(backbones["llama"], "bf16")
+    parts = [TrainedPart(backbone, [1, 3], adapter_config(a), n_classes=3, seed=0).eval() for a in (name, "lora")]
+    inputs = inputs_of(backbone)
+    inputs["states"] = inputs["states"].bfloat16()
+    with torch.no_grad():
+        torch.testing.assert_close(*(part(**inputs) for part in parts))
+    given = {"backbone": backbones["llama"], "adapter": name, "candidate_layers": [1, 3], "max_length": 60}
+    classifier = make_classifier(**given, precision="bf16", selection="full").fit(X[:32], y[:32])
+    part = classifier.net_.module_
+    start = TrainedPart(**part.origin).state_dict()
+    assert not [key for key, tensor in part.state_dict().items() if torch.equal(tensor, start[key])]
+    restored = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(restored.predict_proba(X[:8]), classifier.predict_proba(X[:8]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config)), adapter_config])
+def test_a_copied_bottleneck_configuration_is_one_still(backbones, copied):
+    config = bottleneck_config()
+    config.target_modules = ["up_proj"]
+    assert copied(config).to_dict() == config.to_dict()
+    part = TrainedPart(load(backbones["llama"]), [3], copied(config), n_classes=3, seed=0)
+    assert isinstance(part.stack[3].mlp.up_proj, ParallelAdapter)
+    assert {key.split(".lora")[0] for key in part.layer_tensors[3]} == {"mlp.up_proj"}
 
 
 MPNET = MPNetConfig(**TINY)
