@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .longer_prefix import advance_states
+from .plain_data import from_plain, to_plain
 from .prefix import PrefixStates
 from .probing import TrainingProbe
 from .selection import LayerSelection
@@ -58,25 +59,35 @@ class SelectedLayers(Callback):
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Note where the net begins."""
-        self._first_layer = net.module_.first_layer
+        self._raised_to = [net.module_.first_layer]
         self._masks: Masks | None = None
         self._entry_masks: dict[nn.Parameter, torch.Tensor] = {}
+        self._selected: set[int] = set()
+        self._selected_for: int | None = None
+        self._splits: dict[float, Any] = {}
 
     def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
         """Switch the layers before the first step."""
-        if self.n_steps == 0:
-            self.selection.probe_ = TrainingProbe(net, dataset_train, self.selection.random_state_)
-            self._switch_layers(net)
+        if not hasattr(self.selection, "probe_"):
+            self.selection.probe_ = TrainingProbe(net, dataset_train, self.selection.random_state_, self._splits)
+        if self._selected_for != self.n_steps:
+            self._select_layers(net)
 
     def on_batch_end(self, net: NeuralNet, training: bool = False, **kwargs: Any) -> None:
         """Switch the layers for the next step, of which no batch has been made of the states yet."""
         if training and self.n_steps < self.n_steps_planned:
-            self._switch_layers(net)
+            self._select_layers(net)
 
-    def _switch_layers(self, net: NeuralNet) -> None:
+    def _select_layers(self, net: NeuralNet) -> None:
         self._selected = {int(layer) for layer in self.selection.select(self.n_steps)}
+        self._selected_for = self.n_steps
         lowest = self.selection.lowest(self.n_steps)
         self._check_selected(lowest)
+        self._switch_layers(net)
+        if lowest > self._raised_to[-1] and not self.selection.trains_embeddings:
+            self._raise_to(lowest, net)
+
+    def _switch_layers(self, net: NeuralNet) -> None:
         masks = self.selection.masks(self.n_steps)
         if masks is not None and not self._selected <= set(masks):
             raise ValueError(f"{type(self.selection).__name__}.masks() must name every layer that select() returned.")
@@ -88,9 +99,10 @@ class SelectedLayers(Callback):
                 _switch(parameter, isinstance(within, np.ndarray) or bool(within), net.optimizer_)
         if not any(p.requires_grad for group in net.module_.layer_parameters.values() for p in group):
             raise ValueError(f"{type(self.selection).__name__}: no parameter of the selected layers trains.")
-        if lowest > self._first_layer and not self.selection.trains_embeddings:
-            advance_states(net.module_, self.states, lowest)
-            self._first_layer = lowest
+
+    def _raise_to(self, layer: int, net: NeuralNet) -> None:
+        advance_states(net.module_, self.states, layer)
+        self._raised_to.append(layer)
 
     def _check_selected(self, lowest: int) -> None:
         allowed = {layer for layer in self.selection.layers_.tolist() if layer >= lowest}
@@ -99,6 +111,34 @@ class SelectedLayers(Callback):
                 f"{type(self.selection).__name__} must select candidate layers from lowest() = {lowest} up, at least "
                 f"one of {sorted(allowed)}, by their index (no mask), but it selected {sorted(self._selected)}."
             )
+
+    def position(self) -> dict[str, Any]:
+        """Return, as plain data, where selection stands."""
+        kept = set(vars(self.selection)) - set(self.selection.get_params(deep=False)) - {"probe_", "random_state_"}
+        return {
+            "strategy": {name: to_plain(getattr(self.selection, name), name) for name in sorted(kept)},
+            "splits": self._splits,
+            "selected": sorted(self._selected),
+            "selected_for": self._selected_for,
+            "raised_to": self._raised_to,
+            "scores": to_plain(self.scores_),
+            "active": to_plain(self.active_),
+            "n_active_parameters": self.n_active_parameters_,
+        }
+
+    def go_on_from(self, position: Mapping[str, Any], net: NeuralNet) -> None:
+        """Go on from where selection stood in another net of the same layers."""
+        steps_per_epoch = self.selection.steps_per_epoch_
+        for name, value in {**from_plain(position["strategy"]), "steps_per_epoch_": steps_per_epoch}.items():
+            setattr(self.selection, name, value)
+        self.scores_, self.active_ = from_plain(position["scores"]), from_plain(position["active"])
+        self.n_active_parameters_ = list(position["n_active_parameters"])
+        self._splits = position["splits"]
+        self._selected, self._selected_for = set(position["selected"]), position["selected_for"]
+        for layer in position["raised_to"][1:]:
+            self._raise_to(layer, net)  # one by one, for states are rounded each time
+        if self._selected_for == self.n_steps:
+            self._switch_layers(net)
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
         """Mask gradients, and report the norms before anything clips them."""
@@ -179,7 +219,8 @@ class StepBar(Callback):
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Show the bar."""
-        self.bar_ = tqdm(total=self.selected_layers.n_steps_planned, desc="Training", unit="step")
+        total, done = self.selected_layers.n_steps_planned, self.selected_layers.n_steps
+        self.bar_ = tqdm(total=total, initial=done, desc="Training", unit="step")
 
     def close(self) -> None:
         """End the bar, if training came so far."""

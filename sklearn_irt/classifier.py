@@ -6,6 +6,7 @@ import os
 import warnings
 from functools import partial
 from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config, check_suits
 from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
-from .backbone_files import absolute
+from .backbone_files import absolute, file_times, locate_backbone
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
+from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
+from .fit_plan import FitPlan, TrainingData
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
@@ -30,7 +34,6 @@ from .precision import (
     LARGE_BACKBONE,
     choose_device,
     choose_precision,
-    count_operations,
     product_rates,
     product_size,
     warn_of_slow_fit,
@@ -45,6 +48,10 @@ from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
+from .training_state import capture_training_state
+
+# Parameters of which the result of a fit does not depend.
+_NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
 
 
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
@@ -171,6 +178,20 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Only processes that compute with as many threads find them, as the workers of one grid search do: with another
         number of threads the last bits are others.
 
+    checkpoint_dir : str, path-like or None, default=None
+        A folder in which the state of training is written every ``checkpoint_interval`` steps and at the end of each
+        epoch, two checkpoints at the most; each takes three times what the adapters do. The same ``fit`` on the same
+        data, in a later process, goes on from the last one, and its result is that of a fit which nobody stopped, to
+        the last bit on one machine with as many threads of torch. The last checkpoint stays. One folder is for one fit:
+        not for the clones of a grid search.
+
+    resume : {"auto", "never"}, default="auto"
+        What a fit does with the checkpoints that it finds in ``checkpoint_dir``. "auto" goes on from the last one; one
+        of other data, other parameters or another version is refused. "never" removes them and begins anew.
+
+    checkpoint_interval : int, default=50
+        Steps between two checkpoints. Only used with ``checkpoint_dir``.
+
     warm_start : bool, default=False
         Whether ``fit`` starts from the adapters and head of the fit before, with a new schedule, instead of from new
         ones.
@@ -264,6 +285,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "device": [str],
         "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
         "memory": [str, os.PathLike, Memory, None],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "resume": [StrOptions({"auto", "never"})],
+        "checkpoint_interval": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -282,6 +306,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     n_trainable_parameters_: int
     precision_: str
     net_: LayerwiseNet
+    _training_state: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -306,6 +331,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         device: str = "auto",
         prefix_cache: str = "auto",
         memory: Any = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: str = "auto",
+        checkpoint_interval: int = 50,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -331,6 +359,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.prefix_cache = prefix_cache
         self.memory = memory
+        self.checkpoint_dir = checkpoint_dir
+        self.resume = resume
+        self.checkpoint_interval = checkpoint_interval
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -363,77 +394,106 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
-        pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight, columns)
-        adapter = adapter_config(self.adapter)
-        random_state = own_generator(self.random_state)
-        device = choose_device(self.device)
-        check_quantization(self.quantization, device, self.adapter)
-        config = load_config(self.backbone, self.backbone_options)
-        size = describe_backbone(config, self.n_layers, self.backbone_options)
-        n_layers = self._count_layers_that_run(size.n_layers)
-        layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
-        steps_per_epoch = count_steps(
-            len(pairs), self.batch_size, self.validation_fraction if self.early_stopping else 0.0
-        )
-        selection = self._begin_selection(adapter, layers, random_state, n_layers, steps_per_epoch)
-        start = self._start_of_warm_start(selection, classes, n_layers, layers)
-        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
-        self._check_max_length(config, tokenizer)
-        tokenized = self._tokenize(pairs, tokenizer, classes, user_frame=3)
+        data = self._read_training_data(X, y, sample_weight, columns)
+        if self.early_stopping:
+            check_validation_split(data.labels, data.classes, self.validation_fraction)
+        return self._fit(data, columns)
 
-        n_tokens, hidden_size = sum(map(len, tokenized.token_ids)), config.get_text_config().hidden_size
-        n_operations = count_operations(
-            size.n_layer_parameters * n_layers // size.n_layers,
-            n_tokens,
-            tokenized.lengths.sum(),
-            0.0 if selection.trains_embeddings else layers[0] / n_layers,
-            self.max_epochs,
-        )
-        precision = self._choose_precision(config, device, size.n_parameters, n_operations)
+    def partial_fit(
+        self, X: Any, y: ArrayLike, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> IRTuningClassifier:
+        """Train for one more epoch, on these rows alone, from where the last call ended.
+
+        How many calls will come is not known, so the learning rate rises to ``learning_rate`` over the first ten steps
+        and then stays there. Between calls the optimizer's moments, the layers' scores and the random generators go on,
+        for which the estimator and its pickles hold three times as much as after :meth:`fit`. After a :meth:`fit`, the
+        first call goes on from its adapters and head alone. ``checkpoint_dir`` and ``max_epochs`` are not used, and the
+        balanced forms of ``class_weight`` count the rows of the call.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+        y : array-like of shape (n_samples,)
+            Class labels, among ``classes``.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that any call will have. It must be given at the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self : IRTuningClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in :meth:`fit`; also if ``early_stopping`` is set, or a parameter changed since the last call that the
+            adapters belong to.
+        FloatingPointError
+            If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
+        """
+        self._validate_params()
+        if self.early_stopping:
+            raise ValueError("partial_fit holds nothing out to validate on: set early_stopping=False, or call fit.")
+        fitted = hasattr(self, "net_")
+        known = SimpleNamespace(**({"classes_": self.classes_} if fitted else {}))
+        _check_partial_fit_first_call(known, classes)
+        columns = self if fitted else BaseEstimator()
+        data = self._read_training_data(X, y, sample_weight, columns, known.classes_)
+        return self._fit(data, columns, in_parts=True)
+
+    def _fit(self, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> IRTuningClassifier:
+        plan = self._plan(data, 1 if in_parts else self.max_epochs)
+        checkpoints = None if in_parts else self._open_checkpoints(data, plan)
+        random_state = own_generator(self.random_state)
+        if checkpoints is not None:
+            checkpoints.begin(random_state)
+        selection = self._begin_selection(plan, random_state)
+        start = self._start(plan, selection, data.classes, in_parts=in_parts)
+        state = self._training_state if in_parts else checkpoints and checkpoints.state
+        precision = self._choose_precision(plan, selection, checkpoints, in_parts=in_parts)
         self._say(
-            f"Computing in {precision} on {device}; layers {describe_layers(layers)} may train, of {n_layers} that run."
+            f"Computing in {precision} on {plan.device}; layers {describe_layers(plan.layers)} may train, of "
+            f"{plan.n_layers} that run."
         )
         module_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        load = partial(
-            load_backbone,
-            self.backbone,
-            precision=precision,
-            device=device,
-            options=self.backbone_options,
-            quantization=self.quantization,
-        )
-        backbone = load()
-        if self.drop_layers:
-            dropped = self._choose_dropped(backbone, tokenized.token_ids, size.n_layers, start, random_state)
-            backbone = load(dropped=dropped)
-        first_layer = 0 if selection.trains_embeddings else int(layers[0])
+        backbone = self._load_backbone(plan, precision, start, random_state)
         module = {
             "backbone": backbone,
-            "n_classes": len(classes),
-            "n_layers": n_layers,
-            "layers": layers,
-            "adapter": adapter,
+            "n_classes": len(data.classes),
+            "n_layers": plan.n_layers,
+            "layers": plan.layers,
+            "adapter": plan.adapter,
             "seed": module_seed,
             "trains_embeddings": selection.trains_embeddings,
         }
-        with torch.inference_mode(False), open_store(self.prefix_cache, n_tokens, hidden_size) as store:
-            self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
+        token_ids = plan.tokenized.token_ids
+        with torch.inference_mode(False), open_store(self.prefix_cache, plan.n_tokens, plan.hidden_size) as store:
+            self._say(f"Prefix states ({plan.n_tokens * plan.hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
             states = compute_prefix_states(
                 backbone,
-                tokenized.token_ids,
-                first_layer,
+                token_ids,
+                0 if selection.trains_embeddings else int(plan.layers[0]),
                 store,
                 open_memory(self.memory),
                 show_progress=self.verbose >= 1,
             )
-            states.move_to_roomy(device)
-            selected_layers = SelectedLayers(selection, states, self.max_epochs * steps_per_epoch)
-            net = self._build_net(module, selected_layers, random_state)
+            states.move_to_roomy(plan.device)
+            n_done = len(state["selection"]["scores"]) if in_parts and state else 0
+            selected_layers = SelectedLayers(selection, states, n_done + plan.n_epochs * plan.steps_per_epoch)
+            net = self._build_net(module, selected_layers, random_state, checkpoints, state, in_parts=in_parts)
+            training_state = None
             try:
-                train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
+                dataset = StatesDataset(states, plan.tokenized.texts, data.labels, data.weights)
+                train(net, dataset, start, dropout_seed, state)
+                if in_parts and not net.interrupted_:
+                    training_state = capture_training_state(net)
             finally:
                 if selected_layers.n_steps:
-                    self._keep(net, selected_layers, classes, n_layers, columns)
+                    self._keep(net, selected_layers, data.classes, plan.n_layers, columns)
+                    self._training_state = training_state
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -499,79 +559,113 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         return pairs
 
     def _read_training_data(
-        self, X: Any, y: Any, sample_weight: Any, columns: BaseEstimator
-    ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-        """Return pairs, labels and weights (of mean 1) of the rows that count, and the classes."""
+        self, X: Any, y: Any, sample_weight: Any, columns: BaseEstimator, classes: NDArray[Any] | None = None
+    ) -> TrainingData:
         pairs = self._read_pairs(X, columns)
-        classes, labels = read_labels(y, n_rows=len(pairs))
-        weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
+        # Of some of the rows, as partial_fit gets them, a single class is enough.
+        at_least = 2 if classes is None else 1
+        classes, labels = read_labels(y, len(pairs), classes)
+        weights = weigh_rows(classes, labels, self.class_weight, sample_weight, at_least)
         rows = np.flatnonzero(weights)
-        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
-        if self.early_stopping:
-            check_validation_split(labels, classes, self.validation_fraction)
-        return pairs, labels, weights, classes
+        return TrainingData([pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean(), classes)
 
-    def _count_layers_that_run(self, n_layers: int) -> int:
-        if self.drop_layers >= n_layers:
-            raise ValueError(f"drop_layers={self.drop_layers} leaves none of the {n_layers} layers that run: lower it.")
-        return n_layers - self.drop_layers
+    def _plan(self, data: TrainingData, n_epochs: int) -> FitPlan:
+        """Check what can be checked, and count what will be computed, before any weight is read or number drawn."""
+        adapter = adapter_config(self.adapter)
+        device = choose_device(self.device)
+        check_quantization(self.quantization, device, self.adapter)
+        config = load_config(self.backbone, self.backbone_options)
+        size = describe_backbone(config, self.n_layers, self.backbone_options)
+        if self.drop_layers >= size.n_layers:
+            raise ValueError(
+                f"drop_layers={self.drop_layers} leaves none of the {size.n_layers} layers that run: lower it."
+            )
+        n_layers = size.n_layers - self.drop_layers
+        layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
+        check_suits(selection_for_fit(self.selection), adapter)
+        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
+        self._check_max_length(config, tokenizer)
+        tokenized = self._tokenize(data.pairs, tokenizer, data.classes, user_frame=5)
+        held_out = self.validation_fraction if self.early_stopping else 0.0
+        n_steps = count_steps(len(data.pairs), self.batch_size, held_out)
+        return FitPlan(adapter, device, config, size, n_layers, layers, tokenized, n_epochs, n_steps)
 
-    def _choose_dropped(
-        self,
-        backbone: Backbone,
-        token_ids: list[list[int]],
-        n_layers: int,
-        start: dict[str, Any] | None,
-        random_state: np.random.RandomState,
-    ) -> tuple[int, ...]:
-        if start is not None:
-            return tuple(self.dropped_layers_.tolist())
-        texts = random_state.permutation(len(token_ids))[:MOST_TEXTS]
-        sample = [token_ids[text] for text in texts]
-        dropped = least_changing_layers(
-            backbone.model, backbone.stack, backbone.tokenizer, sample, n_layers, self.drop_layers
+    def _open_checkpoints(self, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
+        if self.checkpoint_dir is None:
+            return None
+        learned = self.net_.module_.state_dict() if self.warm_start and hasattr(self, "net_") else {}
+        description = describe_fit(
+            {name: value for name, value in self.get_params(deep=False).items() if name not in _NO_MATTER_OF_RESULTS},
+            {
+                "X": data.pairs,
+                "y": [data.classes.tolist(), data.labels.tolist()],
+                "sample_weight": data.weights.tolist(),
+                "how texts are tokenized": plan.tokenized.token_ids,
+                "what warm_start starts from": b"".join(t.cpu().numpy().tobytes() for t in learned.values()),
+            },
+            [name_and_size[:2] for name_and_size in file_times(locate_backbone(self.backbone))],
         )
-        self._say(f"Layers {describe_layers(dropped)} of the backbone are left out.")
-        return dropped
+        return open_checkpoints(self.checkpoint_dir, self.checkpoint_interval, description, resume=self.resume)
 
-    def _begin_selection(
-        self,
-        adapter: PeftConfig | None,
-        layers: NDArray[np.intp],
-        random_state: np.random.RandomState,
-        n_layers: int,
-        steps_per_epoch: int,
-    ) -> LayerSelection:
+    def _begin_selection(self, plan: FitPlan, random_state: np.random.RandomState) -> LayerSelection:
         selection = selection_for_fit(self.selection)
-        check_suits(selection, adapter)
-        selection.begin(layers, random_state, n_layers=n_layers, steps_per_epoch=steps_per_epoch)
+        selection.begin(plan.layers, random_state, n_layers=plan.n_layers, steps_per_epoch=plan.steps_per_epoch)
         return selection
 
-    def _start_of_warm_start(
-        self, selection: LayerSelection, classes: NDArray[Any], n_layers: int, layers: NDArray[np.intp]
+    def _start(
+        self, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any], *, in_parts: bool
     ) -> dict[str, Any] | None:
         """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
-        if not self.warm_start or not hasattr(self, "net_"):
+        if not hasattr(self, "net_") or not (in_parts or self.warm_start):
             return None
         module = self.net_.module_
         backbone, options = self._fitted_backbone
         # Where n_layers changed, other layers are candidates without the user's doing.
-        changed_candidates = [] if np.array_equal(layers, self.candidate_layers_) else ["candidate_layers"]
+        changed_candidates = [] if np.array_equal(plan.layers, self.candidate_layers_) else ["candidate_layers"]
+        strategy = describe_parameter("selection", selection_for_fit(self.selection))
         changed = [
             *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
             *(["quantization"] if self.quantization != module.backbone.origin["quantization"] else []),
             *(["drop_layers"] if self.drop_layers != len(self.dropped_layers_) else []),
-            *(["n_layers"] if n_layers != self.n_layers_ else changed_candidates),
+            *(["n_layers"] if plan.n_layers != self.n_layers_ else changed_candidates),
             *(["embeddings"] if selection.trains_embeddings != module.trains_embeddings else []),
             *(["backbone"] if absolute(self.backbone) != backbone else []),
             *(["backbone_options"] if (self.backbone_options or {}) != options else []),
-            *(["adapter"] if _describe(adapter_config(self.adapter)) != _describe(module.origin["adapter"]) else []),
+            *(["adapter"] if _as_dict(plan.adapter) != _as_dict(module.origin["adapter"]) else []),
+            *(["selection"] if self._training_state and in_parts and strategy != self._fitted_selection else []),
         ]
         if changed:
-            raise ValueError(
-                f"warm_start=True, but {' and '.join(changed)} changed since the last fit: use a new estimator."
-            )
+            call = "partial_fit" if in_parts else "warm_start=True"
+            raise ValueError(f"{call}, but {' and '.join(changed)} changed since the last fit: use a new estimator.")
         return module.state_dict()
+
+    def _load_backbone(
+        self,
+        plan: FitPlan,
+        precision: str,
+        start: dict[str, Any] | None,
+        random_state: np.random.RandomState,
+    ) -> Backbone:
+        load = partial(
+            load_backbone,
+            self.backbone,
+            precision=precision,
+            device=plan.device,
+            options=self.backbone_options,
+            quantization=self.quantization,
+        )
+        backbone = load()
+        if not self.drop_layers:
+            return backbone
+        if start is not None:
+            return load(dropped=tuple(self.dropped_layers_.tolist()))
+        token_ids = plan.tokenized.token_ids
+        sample = [token_ids[text] for text in random_state.permutation(len(token_ids))[:MOST_TEXTS]]
+        dropped = least_changing_layers(
+            backbone.model, backbone.stack, backbone.tokenizer, sample, plan.size.n_layers, self.drop_layers
+        )
+        self._say(f"Layers {describe_layers(dropped)} of the backbone are left out.")
+        return load(dropped=dropped)
 
     def _check_max_length(self, config: Any, tokenizer: Any) -> None:
         # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
@@ -596,11 +690,20 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
         return tokenized
 
-    def _choose_precision(self, config: Any, device: torch.device, n_parameters: int, n_operations: float) -> str:
-        size = product_size(config)
-        precision = choose_precision(self.precision, *size, device)
-        if device.type == "cpu" and n_parameters > LARGE_BACKBONE:
-            warn_of_slow_fit(n_parameters, n_operations / product_rates(*size, device)[precision])
+    def _choose_precision(
+        self, plan: FitPlan, selection: LayerSelection, checkpoints: Checkpoints | None, *, in_parts: bool
+    ) -> str:
+        """Return the precision of the fit that goes on; a new one takes the faster, where that is left open."""
+        if checkpoints is not None and checkpoints.found is not None:
+            return checkpoints.found["precision"]
+        size = product_size(plan.config)
+        goes_on = in_parts and hasattr(self, "net_") and self.precision == "auto"
+        precision = self.precision_ if goes_on else choose_precision(self.precision, *size, plan.device)
+        if plan.device.type == "cpu" and plan.size.n_parameters > LARGE_BACKBONE:
+            n_operations = plan.count_operations(has_prefix=not selection.trains_embeddings)
+            warn_of_slow_fit(plan.size.n_parameters, n_operations / product_rates(*size, plan.device)[precision])
+        if checkpoints is not None:
+            checkpoints.begun_with["precision"] = precision
         return precision
 
     def _build_net(
@@ -608,17 +711,24 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         module: dict[str, Any],
         selected_layers: SelectedLayers,
         random_state: np.random.RandomState,
+        checkpoints: Checkpoints | None,
+        state: dict[str, Any] | None,
+        *,
+        in_parts: bool,
     ) -> LayerwiseNet:
+        n_epochs_before = len(state["history"]) if in_parts and state else 0
         return build_net(
             module,
             selected_layers,
-            max_epochs=self.max_epochs,
+            max_epochs=n_epochs_before + 1 if in_parts else self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             early_stopping=self.early_stopping,
             validation_fraction=self.validation_fraction,
             random_state=random_state,
             verbose=self.verbose,
+            decays=not in_parts,
+            checkpoints=checkpoints,
         )
 
     def _keep(
@@ -630,13 +740,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         columns: BaseEstimator,
     ) -> None:
         net.release_training_state()
-        self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update(vars(columns))
+        if columns is not self:
+            self.__dict__.pop("feature_names_in_", None)
+            self.__dict__.update(vars(columns))
         self.net_ = net
         self._fitted_backbone = absolute(self.backbone), dict(self.backbone_options or {})
         self.classes_ = classes
         self.n_layers_ = n_layers
         self.dropped_layers_ = np.array(net.module_.backbone.origin.get("dropped", ()), dtype=np.intp)
+        self._fitted_selection = describe_parameter("selection", selection_for_fit(self.selection))
         self.selection_ = selected_layers.selection
         self.selection_.__dict__.pop("probe_", None)  # it holds what only training needs
         self.candidate_layers_ = self.selection_.layers_
@@ -660,5 +772,5 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _describe(adapter: PeftConfig | None) -> dict[str, Any] | None:
+def _as_dict(adapter: PeftConfig | None) -> dict[str, Any] | None:
     return None if adapter is None else adapter.to_dict()

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, column_or_1d
 
 
-def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_labels(y: Any, n_rows: int, classes: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Encode class labels.
 
     Parameters
@@ -20,11 +20,13 @@ def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         Labels of any sortable kind.
     n_rows : int
         Rows of X.
+    classes : ndarray of shape (n_classes,), default=None
+        All labels that there may be, sorted. None takes those of y, which must be two at least.
 
     Returns
     -------
     classes : ndarray of shape (n_classes,)
-        The distinct labels, sorted.
+        These labels.
     labels : ndarray of shape (n_rows,), dtype int64
         Index of each row's class.
 
@@ -33,7 +35,8 @@ def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     TypeError
         If y mixes kinds of labels.
     ValueError
-        If y is missing, of another length, no classification target, has a missing label or fewer than two classes.
+        If y is missing, of another length, no classification target, has a missing label, one that is not among
+        ``classes``, or fewer than two classes.
     """
     if y is None:
         raise ValueError("IRTuningClassifier requires y to be passed, but the target y is None.")
@@ -55,10 +58,20 @@ def read_labels(y: Any, n_rows: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if len(kinds) > 1:
         raise TypeError("y mixes strings and other labels; make them all of one kind, for example y.astype(str).")
     check_classification_targets(y)
-    classes, labels = np.unique(y, return_inverse=True)
+    found, labels = np.unique(y, return_inverse=True)
+    if classes is None:
+        classes = found
     if len(classes) < 2:
         raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs at least two classes.")
-    return classes, labels.astype(np.int64)
+    known = dict(zip(classes.tolist(), range(len(classes)), strict=True))
+    unknown = [label for label in found.tolist() if label not in known]
+    if unknown:
+        row = int(np.argmax(labels == found.tolist().index(unknown[0])))
+        raise ValueError(
+            f"Row {row} of y has the label {unknown[0]!r}, which is not among the classes of the first call "
+            f"({', '.join(map(repr, known))}): name all labels in classes there."
+        )
+    return classes, np.array([known[label] for label in found.tolist()], dtype=np.int64)[labels]
 
 
 def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
@@ -67,7 +80,7 @@ def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
 
 
 def weigh_rows(
-    classes: NDArray[Any], labels: NDArray[np.int64], class_weight: Any, sample_weight: Any
+    classes: NDArray[Any], labels: NDArray[np.int64], class_weight: Any, sample_weight: Any, at_least: int = 2
 ) -> NDArray[np.float64]:
     """Multiply each row's own weight by its class's.
 
@@ -82,6 +95,8 @@ def weigh_rows(
         :func:`sklearn.utils.compute_class_weight` has it; "sqrt-balanced" is its square root.
     sample_weight : array-like of shape (n_rows,) or None
         None weighs each row 1.
+    at_least : int, default=2
+        Classes that must have weight.
 
     Returns
     -------
@@ -91,14 +106,11 @@ def weigh_rows(
     Raises
     ------
     ValueError
-        If a weight is negative or not finite, or fewer than two classes have weight.
+        If a weight is negative or not finite, or fewer classes have weight than must.
     """
     weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
     present = np.unique(labels[weights > 0])
-    if len(present) < 2:
-        raise ValueError(
-            "Fewer than two classes have a positive sample_weight; a classifier needs at least two classes."
-        )
+    _check_present(present, at_least, "sample_weight")
     by_class = np.ones(len(classes))
     if class_weight in ("balanced", "sqrt-balanced"):
         balanced = compute_class_weight(
@@ -110,8 +122,13 @@ def weigh_rows(
         if not (np.isfinite(by_class).all() and (by_class >= 0).all()):
             raise ValueError(f"class_weight={class_weight!r} must give each class a finite weight of 0 or more.")
     weights = weights * by_class[labels]
-    if len(np.unique(labels[weights > 0])) < 2:
-        raise ValueError(
-            "Fewer than two classes have a positive class_weight; a classifier needs at least two classes."
-        )
+    _check_present(np.unique(labels[weights > 0]), at_least, "class_weight")
     return weights
+
+
+def _check_present(present: NDArray[np.int64], at_least: int, name: str) -> None:
+    if len(present) < at_least:
+        few = "Fewer than two classes have" if at_least == 2 else "No row has"
+        raise ValueError(
+            f"{few} a positive {name}; a classifier needs at least {('one row', 'two classes')[at_least - 1]}."
+        )

@@ -28,7 +28,12 @@ from .states_store import (
     write_to_memory,
 )
 
-_VERSION = version("sklearn_irt")  # here, for it is read from a file
+VERSION = version("sklearn_irt")  # here, for it is read from a file
+
+
+def processor() -> str:
+    """Say what decides in which order a product is summed: the number of threads, the processor's instructions."""
+    return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @dataclass
@@ -111,10 +116,8 @@ def compute_prefix_states(
     states : PrefixStates
         What enters ``first_layer``, rounded to bfloat16. It does not depend on what other texts there are.
     """
-    # The number of threads and the processor's instructions decide in which order a product is summed, and this
-    # package how the layers are run.
-    processor = f"{torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}"
-    arithmetic = f"{backbone.identity} {_VERSION} {processor}"
+    # The package decides how the layers are run.
+    arithmetic = f"{backbone.identity} {VERSION} {processor()}"
     keys = [StatesKey(arithmetic, first_layer, tuple(ids)) for ids in token_ids]
     known = {key: states for key in dict.fromkeys(keys) if (states := _look_up(key, store, memory)) is not None}
     new = [key for key in dict.fromkeys(keys) if key not in known]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,9 +33,19 @@ class TrainingProbe:
         Its training texts: a :class:`~sklearn_irt.batching.StatesDataset` or a subset of one.
     random_state : RandomState
         Draws the samples.
+    splits : dict of float to (list of int, list of int, int)
+        Rows to train on and to judge by, and a seed, for each share that :meth:`score_after_training` was asked for so
+        far; it adds to them.
     """
 
-    def __init__(self, net: Any, dataset: Dataset, random_state: np.random.RandomState) -> None:
+    def __init__(
+        self,
+        net: Any,
+        dataset: Dataset,
+        random_state: np.random.RandomState,
+        splits: dict[float, tuple[list[int], list[int], int]],
+    ) -> None:
+        self.splits = splits
         self._net = net
         self._dataset: Any = dataset
         self._random_state = random_state
@@ -153,7 +162,7 @@ class TrainingProbe:
         return pad_batch([self._dataset[row] for row in rows], self._part.backbone.tokenizer.pad_token_id)
 
     def _split_rows(self, share: float) -> tuple[list[int], list[int], int]:
-        if share not in self._splits:
+        if share not in self.splits:
             labels = [int(self._dataset[row]["label"]) for row in range(len(self._dataset))]
             seed = int(self._random_state.randint(np.iinfo(np.int32).max))
             try:
@@ -165,12 +174,8 @@ class TrainingProbe:
                     f"The share {share} of {len(labels)} training texts cannot be held out by class to judge layers: "
                     f"{error}"
                 ) from error
-            self._splits[share] = training.tolist(), validation.tolist(), seed
-        return self._splits[share]
-
-    @cached_property
-    def _splits(self) -> dict[float, tuple[list[int], list[int], int]]:
-        return {}
+            self.splits[share] = training.tolist(), validation.tolist(), seed
+        return self.splits[share]
 
     # Passes
 

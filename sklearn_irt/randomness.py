@@ -29,12 +29,17 @@ class OwnDraws:
         For the generators of the CPU and of the device.
     device : torch.device
         Where the blocks compute.
+
+    Attributes
+    ----------
+    reached : list of Tensor
+        State of the generators at the end of the last block; empty before the first one.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed = seed
         self.device = device
-        self._reached: list[torch.Tensor] = []
+        self.reached: list[torch.Tensor] = []
 
     @contextmanager
     def block(self) -> Iterator[None]:
@@ -42,10 +47,10 @@ class OwnDraws:
         modules: list[Any] = [] if self.device.type == "cpu" else [torch.get_device_module(self.device)]
         devices = [device for module in modules for device in range(module.device_count())]
         with _drawing, torch.random.fork_rng(devices=devices, device_type=self.device.type):
-            if self._reached:
-                torch.set_rng_state(self._reached[0])
+            if self.reached:
+                torch.set_rng_state(self.reached[0])
                 for module in modules:
-                    module.set_rng_state(self._reached[1], self.device)
+                    module.set_rng_state(self.reached[1], self.device)
             elif modules:
                 torch.manual_seed(self.seed)
             else:
@@ -53,7 +58,7 @@ class OwnDraws:
             try:
                 yield
             finally:
-                self._reached = [torch.get_rng_state(), *(module.get_rng_state(self.device) for module in modules)]
+                self.reached = [torch.get_rng_state(), *(module.get_rng_state(self.device) for module in modules)]
 
 
 @contextmanager

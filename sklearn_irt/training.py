@@ -3,7 +3,8 @@
 import ctypes
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,21 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
+from .checkpoints import Checkpoints
 from .head import embedding_name, head_modules
+from .plain_data import from_plain
 from .randomness import OwnDraws
 from .trained_part import TrainedPart
+from .training_state import restore_training_state, restored_history
 
 # Epochs without a lower validation loss after which early stopping stops.
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
+_WARM_UP_STEPS = 10
 _LARGEST_GRADIENT_NORM = 1.0
 # Tokens of a batch, padding included, that go through the trained part together.
 _MOST_TOKENS_ON_A_CPU = 1024
@@ -44,12 +49,23 @@ class LayerwiseNet(NeuralNetClassifier):
         Whether the user stopped the last fit by Ctrl-C.
     draws_ : OwnDraws or None
         What dropout draws from, while training.
+    epoch_generator_ : dict or None
+        State of the generator when the order of this epoch's batches was drawn.
+    state_to_restore_ : dict or None
+        The training state that the next epoch goes on from.
     """
 
     interrupted_ = False
     draws_: OwnDraws | None = None
+    epoch_generator_: dict[str, Any] | None = None
+    state_to_restore_: dict[str, Any] | None = None
     optimizer_: Any
     callbacks_: Any
+
+    @property
+    def generator(self) -> np.random.RandomState:
+        """The fit's source of chance, but for dropout."""
+        return self.iterator_train__random_state
 
     def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and parameter of adapters and head; the frozen weights are not the optimizer's business."""
@@ -104,6 +120,27 @@ class LayerwiseNet(NeuralNetClassifier):
         """Return the callback of this name."""
         return dict(self.callbacks_)[name]
 
+    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch, or what is left of one that another process began."""
+        batches = self._rest_of_epoch(iterator) if training else iterator
+        super().run_single_epoch(batches, training, prefix, *args, **kwargs)
+        if training:
+            self.history.record(f"{prefix}_batch_count", len(self.history[-1, "batches"]))
+
+    def _rest_of_epoch(self, batches: Iterable[Any]) -> Iterable[Any]:
+        state, self.state_to_restore_ = self.state_to_restore_, None
+        unfinished = None if state is None else restored_history(state)[1]
+        if state is None or unfinished is None:
+            self.epoch_generator_ = self.generator.get_state(legacy=False)
+            return batches
+        self.history[-1].update(unfinished)
+        self.epoch_generator_ = from_plain(state["epoch_generator"])
+        self.generator.set_state(self.epoch_generator_)
+        rest = islice(batches, len(unfinished["batches"]), None)
+        first = list(islice(rest, 1))  # the order is drawn by now
+        self.generator.set_state(from_plain(state["generator"]))
+        return chain(first, rest)
+
     def fit_loop(self, *args: Any, **kwargs: Any) -> "LayerwiseNet":
         """Run the epochs; tell a user's Ctrl-C from skorch's own signal to stop early."""
         self.interrupted_ = False
@@ -124,6 +161,7 @@ class LayerwiseNet(NeuralNetClassifier):
         self.module_.eval()
         self.module_.forget_folded()
         self.draws_ = None
+        self.state_to_restore_ = None
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -149,6 +187,8 @@ def build_net(
     validation_fraction: float,
     random_state: np.random.RandomState,
     verbose: int,
+    decays: bool = True,
+    checkpoints: Checkpoints | None = None,
 ) -> LayerwiseNet:
     """Assemble the skorch net of one fit.
 
@@ -168,6 +208,11 @@ def build_net(
         Draws the validation part and the order of the batches.
     verbose : int
         1 shows a bar over the steps, 2 skorch's table of epochs as well.
+    decays : bool, default=True
+        Whether the learning rate falls. Otherwise, where nobody knows how many steps there will be, it rises over ten
+        steps and then stays.
+    checkpoints : Checkpoints, default=None
+        Writes the training state now and then.
 
     Returns
     -------
@@ -181,24 +226,19 @@ def build_net(
         around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
     split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
-    n_steps = selected_layers.n_steps_planned
-    schedule = LRScheduler(
-        policy=get_linear_schedule_with_warmup,
-        step_every="batch",
-        event_name=None,  # it would note the head's rate alone
-        num_warmup_steps=round(_WARM_UP_SHARE * n_steps),
-        num_training_steps=n_steps,
-    )
     callbacks: list[tuple[str, Callback]] = [
         ("last_good_weights", LastGoodWeights()),
         ("selected_layers", selected_layers),
         ("gradient_norm_clipping", GradientNormClipping(_LARGEST_GRADIENT_NORM)),
-        ("schedule", schedule),
+        ("schedule", _schedule(selected_layers.n_steps_planned if decays else None)),
     ]
     if early_stopping:
         callbacks.append(
             ("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, threshold=0, load_best=True))
         )
+    callbacks.append(("going_on", GoingOn()))
+    if checkpoints is not None:
+        callbacks.append(("checkpoints", checkpoints))
     if verbose >= 1:
         callbacks.append(("step_bar", StepBar(selected_layers)))
     return LayerwiseNet(
@@ -225,6 +265,23 @@ def build_net(
         device=backbone.device,
         verbose=int(verbose >= 2),
     )
+
+
+def _schedule(n_steps: int | None) -> LRScheduler:
+    steps: dict[str, Any] = {"step_every": "batch", "event_name": None}  # the event would note the head's rate alone
+    if n_steps is None:
+        return LRScheduler(get_constant_schedule_with_warmup, num_warmup_steps=_WARM_UP_STEPS, **steps)
+    n_rising = round(_WARM_UP_SHARE * n_steps)
+    return LRScheduler(get_linear_schedule_with_warmup, num_warmup_steps=n_rising, num_training_steps=n_steps, **steps)
+
+
+class GoingOn(Callback):
+    """Put the net where another one stood, once all other callbacks have begun."""
+
+    def on_train_begin(self, net: LayerwiseNet, **kwargs: Any) -> None:
+        """Restore the training state."""
+        if net.state_to_restore_ is not None:
+            restore_training_state(net, net.state_to_restore_)
 
 
 def count_validation(n_texts: int, validation_fraction: float) -> int:
@@ -269,7 +326,13 @@ def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], val
         )
 
 
-def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tensor] | None, seed: int) -> None:
+def train(
+    net: LayerwiseNet,
+    dataset: StatesDataset,
+    start: dict[str, torch.Tensor] | None,
+    seed: int,
+    state: dict[str, Any] | None = None,
+) -> None:
     """Fit a net.
 
     Parameters
@@ -282,6 +345,8 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
         State of the trained part to start from.
     seed : int
         Of dropout. The global generators are left as they were.
+    state : dict, default=None
+        Training state to go on from; the epochs of its history count among those of the net.
 
     Raises
     ------
@@ -294,8 +359,13 @@ def train(net: LayerwiseNet, dataset: StatesDataset, start: dict[str, torch.Tens
     if start is not None:
         net.module_.load_state_dict(start)
     net.draws_ = OwnDraws(seed, torch.device(net.device))
+    if state is not None:
+        net.state_to_restore_ = state
+        net.history_ = restored_history(state)[0]  # before the callbacks begin, which look for the best epoch in it
+        for group in net.optimizer_.param_groups:
+            group["initial_lr"] = group["lr"]  # a schedule that does not begin at its first step asks for it
     try:
-        net.partial_fit(dataset, dataset.labels)
+        net.partial_fit(dataset, dataset.labels, epochs=net.max_epochs - len(net.history))
     except FloatingPointError:
         net.callback("last_good_weights").restore()
         raise

@@ -1,0 +1,280 @@
+"""Checkpoints of a fit: written while it runs, found again by a later process, and refused where they do not belong."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from skorch.callbacks import Callback
+
+from .plain_data import from_plain, to_plain
+from .prefix import VERSION, processor
+from .training_state import capture_training_state
+
+_FORMAT = 1
+_KEPT = 2
+
+
+class Checkpoints(Callback):
+    """Write the training state every so many steps and at the end of each epoch; older checkpoints are removed.
+
+    A checkpoint that cannot be written, for want of space say, is no reason to lose the fit: a warning says so.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to. It must exist.
+    interval : int
+        Steps between two checkpoints.
+    description : dict of str to str
+        What fit this is, from :func:`describe_fit`.
+    found : dict, default=None
+        The checkpoint that the fit goes on from.
+    """
+
+    def __init__(
+        self, folder: Path, interval: int, description: dict[str, str], found: dict[str, Any] | None = None
+    ) -> None:
+        self.folder = folder
+        self.interval = interval
+        self.description = description
+        self.found = found
+        self.begun_with: dict[str, Any] = {}
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """The training state that the fit goes on from."""
+        return None if self.found is None else self.found["state"]
+
+    def begin(self, random_state: np.random.RandomState) -> None:
+        """Put the generator where it was when the fit that goes on began; of a new one, note where that is."""
+        if self.found is None:
+            self.begun_with["generator"] = to_plain(random_state.get_state(legacy=False))
+            return
+        self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor")}
+        random_state.set_state(from_plain(self.found["generator"]))
+        if self.found["processor"] != processor():
+            warnings.warn(
+                f"The checkpoint in {self.folder} was written with other threads or instructions of the processor "
+                f"({self.found['processor']}, now {processor()}): the last bits of the result may differ from those of "
+                "a fit that nobody stopped.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Remove what a killed process left unfinished, and the checkpoints of a fit that does not go on."""
+        for file in self.folder.glob(".step-*"):
+            file.unlink(missing_ok=True)
+        for file in () if net.state_to_restore_ else _files(self.folder):
+            file.unlink(missing_ok=True)
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Learn before the first step whether the strategy's attributes can be stored."""
+        if net.callback("selected_layers").n_steps == 0:
+            capture_training_state(net)
+
+    def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
+        """Write a checkpoint, if it is time."""
+        selected_layers = net.callback("selected_layers")
+        n_steps = selected_layers.n_steps
+        at_end = n_steps % selected_layers.selection.steps_per_epoch_ == 0
+        if training and (at_end or n_steps % self.interval == 0):
+            self._write(n_steps, {**self._header, "state": capture_training_state(net)})
+
+    @property
+    def _header(self) -> dict[str, Any]:
+        return {"format": _FORMAT, "description": self.description, "processor": processor(), **self.begun_with}
+
+    def _write(self, n_steps: int, checkpoint: dict[str, Any]) -> None:
+        try:
+            _write_whole(self.folder / f"step-{n_steps:09}.pt", checkpoint)
+        except OSError as error:
+            warnings.warn(
+                f"No checkpoint of step {n_steps} in {self.folder} ({error.strerror}); training goes on, and the "
+                "checkpoint before is kept.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        for file in _files(self.folder)[_KEPT:]:
+            file.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def _write_whole(path: Path, checkpoint: dict[str, Any]) -> None:
+    buffer = io.BytesIO()  # torch's own writer hides what went wrong
+    torch.save(checkpoint, buffer)
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def open_checkpoints(
+    folder: str | os.PathLike[str], interval: int, description: dict[str, str], *, resume: str
+) -> Checkpoints:
+    """Find the checkpoint that a fit goes on from, and prepare to write others.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Made if it does not exist.
+    interval : int
+        Steps between two checkpoints.
+    description : dict of str to str
+        What fit this is, from :func:`describe_fit`.
+    resume : {"auto", "never"}
+        Whether to look for a checkpoint.
+
+    Returns
+    -------
+    checkpoints : Checkpoints
+        The callback that writes them.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written there.
+    ValueError
+        See :func:`find_checkpoint`.
+    """
+    path = _open_folder(folder)
+    found = find_checkpoint(path, description) if resume == "auto" else None
+    return Checkpoints(path, interval, description, found)
+
+
+def _open_folder(folder: str | os.PathLike[str]) -> Path:
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial = path / f".step-trial-{os.getpid()}"
+        trial.write_bytes(b"1")
+        trial.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"checkpoint_dir={os.fspath(folder)!r}: nothing can be written there ({error.strerror}); name another "
+            "folder, or free some space",
+        ) from error
+    return path
+
+
+def find_checkpoint(folder: Path, description: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the newest checkpoint of a folder that can be read.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    description : mapping of str to str
+        From :func:`describe_fit`.
+
+    Returns
+    -------
+    checkpoint : dict or None
+        What was written; None if there are no files of checkpoints.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to another fit, or no file can be read.
+    """
+    files = _files(folder)
+    for file in files:
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            kind = type(error).__name__
+            warnings.warn(f"The checkpoint {file} is damaged, or none ({kind}), and is passed over.", stacklevel=5)
+            continue
+        _check_belongs(file, checkpoint, description)
+        return checkpoint
+    if files:
+        raise ValueError(
+            f"No checkpoint in checkpoint_dir={str(folder)!r} can be read: remove them, or set resume='never' to begin "
+            "anew."
+        )
+    return None
+
+
+def _check_belongs(file: Path, checkpoint: Any, description: Mapping[str, str]) -> None:
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != _FORMAT:
+        raise ValueError(f"The checkpoint {file} is of a format that this version does not read: see resume='never'.")
+    before = checkpoint["description"]
+    changed = [name for name in {**before, **description} if before.get(name) != description.get(name)]
+    if changed:
+        differences = "; ".join(_contrast(name, before, description) for name in changed)
+        raise ValueError(
+            f"The checkpoint {file} is of another fit: {differences}. To go on, give what it was begun with; otherwise "
+            "name another checkpoint_dir, or set resume='never', which removes it."
+        )
+
+
+def _contrast(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    values = before.get(name, "missing"), now.get(name, "missing")
+    hidden = any(value.startswith("sha256:") for value in values)
+    return f"{name} changed" if hidden else f"{name} was {values[0]} and is {values[1]}"
+
+
+def describe_fit(parameters: Mapping[str, Any], data: Mapping[str, Any], files: Sequence[Any]) -> dict[str, str]:
+    """Say what a fit depends on, so that two can be told apart by what differs.
+
+    Parameters
+    ----------
+    parameters : mapping of str to Any
+        Those of the estimator that its result depends on.
+    data : mapping of str to Any
+        What it learns from, by the names that an error gives: values that JSON can hold, or bytes.
+    files : sequence
+        The backbone's files.
+
+    Returns
+    -------
+    description : dict of str to str
+        Short values as they are, long ones as their hash.
+    """
+    described = {name: describe_parameter(name, value) for name, value in parameters.items()}
+    described |= {name: hash_of(value) for name, value in data.items()}
+    versions = {"sklearn_irt": VERSION, "torch": str(torch.__version__), "transformers": transformers.__version__}
+    versions["peft"] = peft.__version__
+    described |= {f"the version of {package}": version for package, version in versions.items()}
+    return {**described, "the files of the backbone": hash_of(list(files))}
+
+
+def describe_parameter(name: str, value: Any) -> str:
+    """Return a parameter's value as text if that is short, otherwise its hash."""
+    if name == "backbone_options":  # they may hold a token
+        return hash_of(sorted((key, str(option)) for key, option in (value or {}).items() if key != "token"))
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "to_dict"):
+        return hash_of(sorted((key, str(setting)) for key, setting in value.to_dict().items()))
+    if isinstance(value, np.random.RandomState):
+        return hash_of(str(value.get_state(legacy=False)))
+    text = f"{type(value).__name__}({value.get_params()})" if hasattr(value, "get_params") else repr(value)
+    return text if len(text) <= 60 else hash_of(text)
+
+
+def hash_of(value: Any) -> str:
+    """Return a hash of bytes, or of what JSON can hold."""
+    content = value if isinstance(value, bytes) else json.dumps(value, default=str).encode()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
