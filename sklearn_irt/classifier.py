@@ -449,8 +449,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
         """
-        probabilities = self._answer(X)
-        return self.classes_[np.argmax(probabilities, axis=1)]
+        logits = self._answer(X)
+        return self.classes_[np.argmax(logits, axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities.
@@ -463,9 +463,26 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of ``classes_``; rows sum to 1.
+            Columns in the order of ``classes_``; rows sum to 1: the softmax of the logits.
         """
-        return self._answer(X)
+        return softmax(self._answer(X), axis=1)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the logits, of which the largest decides.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples,) or (n_samples, n_classes), dtype float64
+            Of more than two classes, columns in the order of ``classes_``. Of two classes, the logit of ``classes_[1]``
+            less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted.
+        """
+        logits = self._answer(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
@@ -479,17 +496,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         answers = {} if known is None else known.look_up(pairs, written)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in answers]
         if new:
-            found = dict(zip(new, self._compute_probabilities(new), strict=True))
+            found = dict(zip(new, self._compute_logits(new), strict=True))
             answers |= found
             if known is not None:
                 known.note(found, written)
         return np.array([answers[pair] for pair in pairs])
 
-    def _compute_probabilities(self, pairs: list[Pair]) -> NDArray[np.float64]:
+    def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
-        return softmax(logits, axis=1)[tokenized.texts]
+        return logits[tokenized.texts]
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
         """Read X, and check its columns against those of the fit, or let ``columns`` note those of a new fit."""
