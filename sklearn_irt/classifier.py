@@ -23,6 +23,7 @@ from .backbone import Backbone, describe_backbone, load_backbone, load_config, l
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
+from .contradictions import describe_contradictions
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
@@ -522,6 +523,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pairs = self._read_pairs(X, columns)
         classes, labels = read_labels(y, n_rows=len(pairs))
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
+        contradictions = describe_contradictions(pairs, classes, labels, weights)
+        if contradictions is not None:
+            warnings.warn(contradictions, UserWarning, stacklevel=3)
         rows = np.flatnonzero(weights)
         pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
         if self.early_stopping:
