@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -36,10 +37,11 @@ from .precision import (
     product_size,
     warn_of_slow_fit,
 )
-from .predicting import predict_logits
+from .predicting import decide, predict_logits
 from .prefix import compute_prefix_states
 from .quantization import check_quantization
 from .randomness import own_generator
+from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
 from .selection.base import layer_indices
 from .selection.named import NAMED, selection_for_fit
@@ -143,8 +145,23 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         root; a dict maps classes to weights (1 where it names none); None weighs all alike.
 
     early_stopping : bool, default=False
-        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it, and restore
-        the best weights.
+        Whether to hold out a part of the training pairs, stop after two epochs without a better score on it, and
+        restore the weights after the best epoch. ``scoring`` says what the score is; one that is equal is not better.
+
+    scoring : str, callable, list, tuple or dict, default="loss"
+        What is noted in ``history_`` about the held-out part after each epoch, each as "valid_" and its name:
+
+        - "loss", of which the lower is better and which is always noted, or the name of a scorer of scikit-learn's,
+          "f1_macro" say (see :func:`sklearn.metrics.get_scorer_names`), of which the higher is better.
+        - a callable ``scorer(estimator, X, y)`` that returns a number, the higher the better, such as
+          :func:`sklearn.metrics.make_scorer` makes; its name is "score". X are the held-out rows, selected from the
+          X that ``fit`` got, and y their labels. The estimator has ``classes_``, and its ``predict``,
+          ``predict_proba`` and ``decision_function`` answer for this X and no other.
+        - a list or tuple of such names, or a dict of names (or callables) by the names that you give them.
+
+        The first one decides when to stop and which weights are best. The loss is weighted as in training, in the
+        scores all rows count alike; those of ``sample_weight`` 0 are left out of either. Before anything is loaded,
+        each scorer is tried on as many rows with right answers. Only used with ``early_stopping``.
 
     validation_fraction : float, default=0.1
         Share that is held out, stratified by class. Only used with ``early_stopping``.
@@ -213,7 +230,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     n_active_parameters_ : ndarray of shape (n_steps,), dtype int
         How many parameters of candidate layers trained at each step; those that a strategy masks do not count.
     history_ : skorch.history.History
-        Losses and times, a row an epoch.
+        Losses, scores and times, a row an epoch.
     n_iter_ : int
         Epochs run to their end.
     n_trainable_parameters_ : int
@@ -259,6 +276,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "class_weight": [StrOptions({"balanced", "sqrt-balanced"}), dict, None],
         "early_stopping": ["boolean"],
+        "scoring": [str, callable, list, tuple, dict],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "quantization": [StrOptions({"8bit", "4bit"}), None],
@@ -301,6 +319,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: float = 2e-3,
         class_weight: Any = "sqrt-balanced",
         early_stopping: bool = False,
+        scoring: Any = "loss",
         validation_fraction: float = 0.1,
         precision: str = "auto",
         quantization: str | None = None,
@@ -326,6 +345,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.class_weight = class_weight
         self.early_stopping = early_stopping
+        self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.precision = precision
         self.quantization = quantization
@@ -364,7 +384,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
-        pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight, columns)
+        pairs, labels, weights, classes, held_out_scores = self._read_training_data(X, y, sample_weight, columns)
         adapter = adapter_config(self.adapter)
         random_state = own_generator(self.random_state)
         device = choose_device(self.device)
@@ -429,7 +449,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
             states.move_to_roomy(device)
             selected_layers = SelectedLayers(selection, states, self.max_epochs * steps_per_epoch)
-            net = self._build_net(module, selected_layers, random_state)
+            net = self._build_net(module, selected_layers, held_out_scores, random_state)
             try:
                 train(net, StatesDataset(states, tokenized.texts, labels, weights), start, dropout_seed)
             finally:
@@ -482,8 +502,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             Of more than two classes, columns in the order of ``classes_``. Of two classes, the logit of ``classes_[1]``
             less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted.
         """
-        logits = self._answer(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+        return decide(self._answer(X))
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
@@ -518,8 +537,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _read_training_data(
         self, X: Any, y: Any, sample_weight: Any, columns: BaseEstimator
-    ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-        """Return pairs, labels and weights (of mean 1) of the rows that count, and the classes."""
+    ) -> tuple[list[Pair], NDArray[np.int64], NDArray[np.float64], NDArray[Any], HeldOutScores | None]:
+        """Return pairs, labels and weights (of mean 1) of the rows that count, the classes, and what stops early."""
         pairs = self._read_pairs(X, columns)
         classes, labels = read_labels(y, n_rows=len(pairs))
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
@@ -528,9 +547,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(contradictions, UserWarning, stacklevel=3)
         rows = np.flatnonzero(weights)
         pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
-        if self.early_stopping:
-            check_validation_split(labels, classes, self.validation_fraction)
-        return pairs, labels, weights, classes
+        held_out_scores = self._read_scoring(_safe_indexing(X, rows), labels, classes) if self.early_stopping else None
+        return pairs, labels, weights, classes, held_out_scores
+
+    def _read_scoring(self, X: Any, labels: NDArray[np.int64], classes: NDArray[Any]) -> HeldOutScores:
+        scorers = read_scoring(self.scoring)
+        check_validation_split(labels, classes, self.validation_fraction)
+        held_out_scores = HeldOutScores(scorers, X, labels, classes)
+        held_out_scores.check(self.validation_fraction)
+        return held_out_scores
 
     def _count_layers_that_run(self, n_layers: int) -> int:
         if self.drop_layers >= n_layers:
@@ -628,6 +653,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self,
         module: dict[str, Any],
         selected_layers: SelectedLayers,
+        held_out_scores: HeldOutScores | None,
         random_state: np.random.RandomState,
     ) -> LayerwiseNet:
         return build_net(
@@ -636,7 +662,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            early_stopping=self.early_stopping,
+            held_out_scores=held_out_scores,
             validation_fraction=self.validation_fraction,
             random_state=random_state,
             verbose=self.verbose,

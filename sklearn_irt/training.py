@@ -19,9 +19,10 @@ from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .head import embedding_name, head_modules
 from .randomness import OwnDraws
+from .scoring import HeldOutScores
 from .trained_part import TrainedPart
 
-# Epochs without a lower validation loss after which early stopping stops.
+# Epochs without a better score after which early stopping stops.
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT_NORM = 1.0
@@ -145,7 +146,7 @@ def build_net(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-    early_stopping: bool,
+    held_out_scores: HeldOutScores | None,
     validation_fraction: float,
     random_state: np.random.RandomState,
     verbose: int,
@@ -162,8 +163,10 @@ def build_net(
         Arguments of :class:`~sklearn_irt.trained_part.TrainedPart`.
     selected_layers : SelectedLayers
         Switches the layers, and knows how many steps there will be.
-    max_epochs, batch_size, learning_rate, early_stopping, validation_fraction
+    max_epochs, batch_size, learning_rate, validation_fraction
         As in :class:`~sklearn_irt.IRTuningClassifier`.
+    held_out_scores : HeldOutScores or None
+        Decide when to stop early; None holds nothing out.
     random_state : RandomState
         Draws the validation part and the order of the batches.
     verbose : int
@@ -180,7 +183,7 @@ def build_net(
     if module_arguments.get("trains_embeddings"):
         around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
-    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
+    split = None
     n_steps = selected_layers.n_steps_planned
     schedule = LRScheduler(
         policy=get_linear_schedule_with_warmup,
@@ -195,10 +198,17 @@ def build_net(
         ("gradient_norm_clipping", GradientNormClipping(_LARGEST_GRADIENT_NORM)),
         ("schedule", schedule),
     ]
-    if early_stopping:
-        callbacks.append(
-            ("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, threshold=0, load_best=True))
+    if held_out_scores is not None:
+        split = ValidSplit(validation_fraction, stratified=True, random_state=random_state)
+        stopping = EarlyStopping(
+            monitor=f"valid_{held_out_scores.decisive}",
+            lower_is_better=held_out_scores.lower_is_better,
+            patience=EARLY_STOPPING_PATIENCE,
+            threshold=0,
+            threshold_mode="abs",  # the share of an infinite score would be no number
+            load_best=True,
         )
+        callbacks += [("held_out_scores", held_out_scores), ("early_stopping", stopping)]
     if verbose >= 1:
         callbacks.append(("step_bar", StepBar(selected_layers)))
     return LayerwiseNet(
