@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # help() would write out the many types that ArrayLike stands for
 
+import logging
 import os
 import warnings
 from functools import partial
@@ -27,6 +28,7 @@ from .callbacks import SelectedLayers, describe_layers
 from .contradictions import describe_contradictions
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
+from .messages import tell
 from .pairs import Pair, read_pairs
 from .precision import (
     LARGE_BACKBONE,
@@ -48,6 +50,8 @@ from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
+
+_logger = logging.getLogger(__name__)
 
 
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
@@ -200,7 +204,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Fits in several threads of one process take their steps in turn.
 
     verbose : int, default=0
-        1 prints what was chosen and shows progress bars; 2 prints a line an epoch besides.
+        0 is silent but for warnings; 1 says what was chosen and shows progress bars; 2 gives a line an epoch besides.
+        The lines are logged at the level INFO by the logger "sklearn_irt"; they are printed where no handler takes
+        them, unless ``logging.getLogger("sklearn_irt").setLevel`` keeps them back.
 
     backbone_options : dict or None, default=None
         Given to transformers' ``from_pretrained`` (``revision``, ``token``, ...). This parameter is the one place to
@@ -697,7 +703,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
-            print(message)
+            tell(_logger, message)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

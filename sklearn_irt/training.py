@@ -1,9 +1,11 @@
 """Trains adapters and head: the skorch net of one fit."""
 
 import ctypes
+import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,19 @@ from numpy.typing import NDArray
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.dataset import ValidSplit
+from skorch.utils import noop
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .head import embedding_name, head_modules
+from .messages import EpochLines, tell
 from .randomness import OwnDraws
 from .scoring import HeldOutScores
 from .trained_part import TrainedPart
 
+_logger = logging.getLogger(__name__)
 # Epochs without a better score after which early stopping stops.
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
@@ -170,7 +175,7 @@ def build_net(
     random_state : RandomState
         Draws the validation part and the order of the batches.
     verbose : int
-        1 shows a bar over the steps, 2 skorch's table of epochs as well.
+        1 shows a bar over the steps, 2 tells skorch's table of epochs as well.
 
     Returns
     -------
@@ -183,7 +188,8 @@ def build_net(
     if module_arguments.get("trains_embeddings"):
         around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
-    split = None
+    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if held_out_scores else None
+    tell_epoch = partial(tell, _logger) if verbose >= 2 else noop
     n_steps = selected_layers.n_steps_planned
     schedule = LRScheduler(
         policy=get_linear_schedule_with_warmup,
@@ -199,16 +205,11 @@ def build_net(
         ("schedule", schedule),
     ]
     if held_out_scores is not None:
-        split = ValidSplit(validation_fraction, stratified=True, random_state=random_state)
-        stopping = EarlyStopping(
-            monitor=f"valid_{held_out_scores.decisive}",
-            lower_is_better=held_out_scores.lower_is_better,
-            patience=EARLY_STOPPING_PATIENCE,
-            threshold=0,
-            threshold_mode="abs",  # the share of an infinite score would be no number
-            load_best=True,
-        )
-        callbacks += [("held_out_scores", held_out_scores), ("early_stopping", stopping)]
+        callbacks.append(("held_out_scores", held_out_scores))
+    if verbose >= 2:
+        callbacks.append(("epoch_lines", EpochLines(tell_epoch)))
+    if held_out_scores is not None:
+        callbacks.append(("early_stopping", _stop_early(held_out_scores, tell_epoch)))
     if verbose >= 1:
         callbacks.append(("step_bar", StepBar(selected_layers)))
     return LayerwiseNet(
@@ -231,9 +232,21 @@ def build_net(
         iterator_valid=iterate_batches,
         iterator_valid__pad_token_id=pad_token_id,
         callbacks=callbacks,
-        **({} if verbose >= 2 else {"callbacks__print_log": None}),
+        callbacks__print_log=None,
         device=backbone.device,
         verbose=int(verbose >= 2),
+    )
+
+
+def _stop_early(held_out_scores: HeldOutScores, sink: Callable[[str], Any]) -> EarlyStopping:
+    return EarlyStopping(
+        monitor=f"valid_{held_out_scores.decisive}",
+        lower_is_better=held_out_scores.lower_is_better,
+        patience=EARLY_STOPPING_PATIENCE,
+        threshold=0,
+        threshold_mode="abs",  # the share of an infinite score would be no number
+        load_best=True,
+        sink=sink,
     )
 
 
