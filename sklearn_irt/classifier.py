@@ -26,6 +26,8 @@ from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .contradictions import describe_contradictions
+from .doc_link import link_to_documentation
+from .html_repr import write_training
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .messages import tell
@@ -54,6 +56,7 @@ from .training import LayerwiseNet, build_net, check_validation_split, count_ste
 _logger = logging.getLogger(__name__)
 
 
+@link_to_documentation
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     """Fine-tune an LLM to classify revision pairs, or texts, training only the layers whose gradient norms stand out.
 
@@ -387,6 +390,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             If parameters, X or y cannot be used; the message names the row. No weights are loaded before.
         FloatingPointError
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
+
+        Warns
+        -----
+        UserWarning
+            If texts are longer than ``max_length``, or rows of equal text have different labels, which bounds the
+            accuracy that any classifier can reach.
         """
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
@@ -704,6 +713,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
             tell(_logger, message)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Let the diagrams of scikit-learn (1.9 or later), nested ones too, show the training above the attributes."""
+        attributes = super()._get_fitted_attr_html(doc_link)
+        write_attributes = attributes._html_repr
+        attributes._html_repr = lambda: write_training(self) + write_attributes()
+        return attributes
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
