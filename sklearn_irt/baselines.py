@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .doc_link import link_to_documentation
 from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
 from .pairs import read_pairs
 
@@ -33,6 +34,7 @@ _STATISTICS = [
 ]
 
 
+@link_to_documentation
 class EditFeatures(TransformerMixin, BaseEstimator):
     """Turn revision pairs into features of their edits: words deleted and added, and statistics.
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -264,14 +265,16 @@ def describe_parameter(name: str, value: Any) -> str:
     """Return a parameter's value as text if that is short, otherwise its hash."""
     if name == "backbone_options":  # they may hold a token
         return hash_of(sorted((key, str(option)) for key, option in (value or {}).items() if key != "token"))
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "to_dict"):
         return hash_of(sorted((key, str(setting)) for key, setting in value.to_dict().items()))
     if isinstance(value, np.random.RandomState):
         return hash_of(str(value.get_state(legacy=False)))
-    text = f"{type(value).__name__}({value.get_params()})" if hasattr(value, "get_params") else repr(value)
+    text = re.sub(" at 0x[0-9a-f]+", "", _write(value))  # functions have another place in each process
     return text if len(text) <= 60 else hash_of(text)
+
+
+def _write(value: Any) -> str:
+    return f"{type(value).__name__}({value.get_params()})" if hasattr(value, "get_params") else repr(value)
 
 
 def hash_of(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # help() would write out the many types that ArrayLike stands for
 
+import logging
 import os
 import warnings
 from functools import partial
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -26,9 +28,13 @@ from .backbone_files import absolute, file_times, locate_backbone
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
+from .contradictions import describe_contradictions
+from .doc_link import link_to_documentation
 from .fit_plan import FitPlan, TrainingData
+from .html_repr import write_training
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
+from .messages import tell
 from .pairs import Pair, read_pairs
 from .precision import (
     LARGE_BACKBONE,
@@ -38,10 +44,11 @@ from .precision import (
     product_size,
     warn_of_slow_fit,
 )
-from .predicting import predict_logits
+from .predicting import decide, predict_logits
 from .prefix import compute_prefix_states
 from .quantization import check_quantization
 from .randomness import own_generator
+from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
 from .selection.base import layer_indices
 from .selection.named import NAMED, selection_for_fit
@@ -53,7 +60,10 @@ from .training_state import capture_training_state
 # Parameters of which the result of a fit does not depend.
 _NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
 
+_logger = logging.getLogger(__name__)
 
+
+@link_to_documentation
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     """Fine-tune an LLM to classify revision pairs, or texts, training only the layers whose gradient norms stand out.
 
@@ -149,8 +159,23 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         root; a dict maps classes to weights (1 where it names none); None weighs all alike.
 
     early_stopping : bool, default=False
-        Whether to hold out a part of the training pairs, stop after two epochs without a lower loss on it, and restore
-        the best weights.
+        Whether to hold out a part of the training pairs, stop after two epochs without a better score on it, and
+        restore the weights after the best epoch. ``scoring`` says what the score is; one that is equal is not better.
+
+    scoring : str, callable, list, tuple or dict, default="loss"
+        What is noted in ``history_`` about the held-out part after each epoch, each as "valid_" and its name:
+
+        - "loss", of which the lower is better and which is always noted, or the name of a scorer of scikit-learn's,
+          "f1_macro" say (see :func:`sklearn.metrics.get_scorer_names`), of which the higher is better.
+        - a callable ``scorer(estimator, X, y)`` that returns a number, the higher the better, such as
+          :func:`sklearn.metrics.make_scorer` makes; its name is "score". X are the held-out rows, selected from the
+          X that ``fit`` got, and y their labels. The estimator has ``classes_``, and its ``predict``,
+          ``predict_proba`` and ``decision_function`` answer for this X and no other.
+        - a list or tuple of such names, or a dict of names (or callables) by the names that you give them.
+
+        The first one decides when to stop and which weights are best. The loss is weighted as in training, in the
+        scores all rows count alike; those of ``sample_weight`` 0 are left out of either. Before anything is loaded,
+        each scorer is tried on as many rows with right answers. Only used with ``early_stopping``.
 
     validation_fraction : float, default=0.1
         Share that is held out, stratified by class. Only used with ``early_stopping``.
@@ -203,7 +228,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Fits in several threads of one process take their steps in turn.
 
     verbose : int, default=0
-        1 prints what was chosen and shows progress bars; 2 prints a line an epoch besides.
+        0 is silent but for warnings; 1 says what was chosen and shows progress bars; 2 gives a line an epoch besides.
+        The lines are logged at the level INFO by the logger "sklearn_irt"; they are printed where no handler takes
+        them, unless ``logging.getLogger("sklearn_irt").setLevel`` keeps them back.
 
     backbone_options : dict or None, default=None
         Given to transformers' ``from_pretrained`` (``revision``, ``token``, ...). This parameter is the one place to
@@ -233,7 +260,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     n_active_parameters_ : ndarray of shape (n_steps,), dtype int
         How many parameters of candidate layers trained at each step; those that a strategy masks do not count.
     history_ : skorch.history.History
-        Losses and times, a row an epoch.
+        Losses, scores and times, a row an epoch.
     n_iter_ : int
         Epochs run to their end.
     n_trainable_parameters_ : int
@@ -279,6 +306,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "class_weight": [StrOptions({"balanced", "sqrt-balanced"}), dict, None],
         "early_stopping": ["boolean"],
+        "scoring": [str, callable, list, tuple, dict],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "quantization": [StrOptions({"8bit", "4bit"}), None],
@@ -325,6 +353,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: float = 2e-3,
         class_weight: Any = "sqrt-balanced",
         early_stopping: bool = False,
+        scoring: Any = "loss",
         validation_fraction: float = 0.1,
         precision: str = "auto",
         quantization: str | None = None,
@@ -353,6 +382,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.class_weight = class_weight
         self.early_stopping = early_stopping
+        self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.precision = precision
         self.quantization = quantization
@@ -391,12 +421,16 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             If parameters, X or y cannot be used; the message names the row. No weights are loaded before.
         FloatingPointError
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
+
+        Warns
+        -----
+        UserWarning
+            If texts are longer than ``max_length``, or rows of equal text have different labels, which bounds the
+            accuracy that any classifier can reach.
         """
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
         data = self._read_training_data(X, y, sample_weight, columns)
-        if self.early_stopping:
-            check_validation_split(data.labels, data.classes, self.validation_fraction)
         return self._fit(data, columns)
 
     def partial_fit(
@@ -483,7 +517,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             states.move_to_roomy(plan.device)
             n_done = len(state["selection"]["scores"]) if in_parts and state else 0
             selected_layers = SelectedLayers(selection, states, n_done + plan.n_epochs * plan.steps_per_epoch)
-            net = self._build_net(module, selected_layers, random_state, checkpoints, state, in_parts=in_parts)
+            net = self._build_net(
+                module, selected_layers, data.held_out_scores, random_state, checkpoints, state, in_parts=in_parts
+            )
             training_state = None
             try:
                 dataset = StatesDataset(states, plan.tokenized.texts, data.labels, data.weights)
@@ -509,8 +545,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
         """
-        probabilities = self._answer(X)
-        return self.classes_[np.argmax(probabilities, axis=1)]
+        logits = self._answer(X)
+        return self.classes_[np.argmax(logits, axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities.
@@ -523,9 +559,25 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of ``classes_``; rows sum to 1.
+            Columns in the order of ``classes_``; rows sum to 1: the softmax of the logits.
         """
-        return self._answer(X)
+        return softmax(self._answer(X), axis=1)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the logits, of which the largest decides.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples,) or (n_samples, n_classes), dtype float64
+            Of more than two classes, columns in the order of ``classes_``. Of two classes, the logit of ``classes_[1]``
+            less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted.
+        """
+        return decide(self._answer(X))
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
@@ -539,17 +591,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         answers = {} if known is None else known.look_up(pairs, written)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in answers]
         if new:
-            found = dict(zip(new, self._compute_probabilities(new), strict=True))
+            found = dict(zip(new, self._compute_logits(new), strict=True))
             answers |= found
             if known is not None:
                 known.note(found, written)
         return np.array([answers[pair] for pair in pairs])
 
-    def _compute_probabilities(self, pairs: list[Pair]) -> NDArray[np.float64]:
+    def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
-        return softmax(logits, axis=1)[tokenized.texts]
+        return logits[tokenized.texts]
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
         """Read X, and check its columns against those of the fit, or let ``columns`` note those of a new fit."""
@@ -566,8 +618,20 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         at_least = 2 if classes is None else 1
         classes, labels = read_labels(y, len(pairs), classes)
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight, at_least)
+        contradictions = describe_contradictions(pairs, classes, labels, weights)
+        if contradictions is not None:
+            warnings.warn(contradictions, UserWarning, stacklevel=3)
         rows = np.flatnonzero(weights)
-        return TrainingData([pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean(), classes)
+        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
+        held_out_scores = self._read_scoring(_safe_indexing(X, rows), labels, classes) if self.early_stopping else None
+        return TrainingData(pairs, labels, weights, classes, held_out_scores)
+
+    def _read_scoring(self, X: Any, labels: NDArray[np.int64], classes: NDArray[Any]) -> HeldOutScores:
+        scorers = read_scoring(self.scoring)
+        check_validation_split(labels, classes, self.validation_fraction)
+        held_out_scores = HeldOutScores(scorers, X, labels, classes)
+        held_out_scores.check(self.validation_fraction)
+        return held_out_scores
 
     def _plan(self, data: TrainingData, n_epochs: int) -> FitPlan:
         """Check what can be checked, and count what will be computed, before any weight is read or number drawn."""
@@ -710,6 +774,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self,
         module: dict[str, Any],
         selected_layers: SelectedLayers,
+        held_out_scores: HeldOutScores | None,
         random_state: np.random.RandomState,
         checkpoints: Checkpoints | None,
         state: dict[str, Any] | None,
@@ -723,7 +788,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             max_epochs=n_epochs_before + 1 if in_parts else self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            early_stopping=self.early_stopping,
+            held_out_scores=held_out_scores,
             validation_fraction=self.validation_fraction,
             random_state=random_state,
             verbose=self.verbose,
@@ -762,7 +827,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
-            print(message)
+            tell(_logger, message)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Let the diagrams of scikit-learn (1.9 or later), nested ones too, show the training above the attributes."""
+        attributes = super()._get_fitted_attr_html(doc_link)
+        write_attributes = attributes._html_repr
+        attributes._html_repr = lambda: write_training(self) + write_attributes()
+        return attributes
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

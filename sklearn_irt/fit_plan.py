@@ -10,6 +10,7 @@ from peft import PeftConfig
 from .backbone import BackboneSize
 from .pairs import Pair
 from .precision import count_operations
+from .scoring import HeldOutScores
 from .tokenization import TokenizedPairs
 
 
@@ -24,6 +25,8 @@ class TrainingData(NamedTuple):
     """Weight of each row's loss, of shape (n_rows,), of mean 1."""
     classes: NDArray[Any]
     """The class labels, of shape (n_classes,)."""
+    held_out_scores: HeldOutScores | None
+    """What stops the fit early."""
 
 
 class FitPlan(NamedTuple):

@@ -12,7 +12,7 @@ _MOST_ANSWERS = 2**16
 
 
 class KnownAnswers:
-    """The probabilities that were given to pairs; the oldest give way."""
+    """The logits that were given to pairs, of shape (n_classes,) each; the oldest give way."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[Pair, Hashable], NDArray[np.float64]] = {}

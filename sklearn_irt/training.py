@@ -1,9 +1,11 @@
 """Trains adapters and head: the skorch net of one fit."""
 
 import ctypes
+import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.dataset import ValidSplit
+from skorch.utils import noop
 from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -20,12 +23,15 @@ from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .checkpoints import Checkpoints
 from .head import embedding_name, head_modules
+from .messages import EpochLines, tell
 from .plain_data import from_plain
 from .randomness import OwnDraws
+from .scoring import HeldOutScores
 from .trained_part import TrainedPart
 from .training_state import restore_training_state, restored_history
 
-# Epochs without a lower validation loss after which early stopping stops.
+_logger = logging.getLogger(__name__)
+# Epochs without a better score after which early stopping stops.
 EARLY_STOPPING_PATIENCE = 2
 _WARM_UP_SHARE = 0.1
 _WARM_UP_STEPS = 10
@@ -183,7 +189,7 @@ def build_net(
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
-    early_stopping: bool,
+    held_out_scores: HeldOutScores | None,
     validation_fraction: float,
     random_state: np.random.RandomState,
     verbose: int,
@@ -202,12 +208,14 @@ def build_net(
         Arguments of :class:`~sklearn_irt.trained_part.TrainedPart`.
     selected_layers : SelectedLayers
         Switches the layers, and knows how many steps there will be.
-    max_epochs, batch_size, learning_rate, early_stopping, validation_fraction
+    max_epochs, batch_size, learning_rate, validation_fraction
         As in :class:`~sklearn_irt.IRTuningClassifier`.
+    held_out_scores : HeldOutScores or None
+        Decide when to stop early; None holds nothing out.
     random_state : RandomState
         Draws the validation part and the order of the batches.
     verbose : int
-        1 shows a bar over the steps, 2 skorch's table of epochs as well.
+        1 shows a bar over the steps, 2 tells skorch's table of epochs as well.
     decays : bool, default=True
         Whether the learning rate falls. Otherwise, where nobody knows how many steps there will be, it rises over ten
         steps and then stays.
@@ -225,17 +233,20 @@ def build_net(
     if module_arguments.get("trains_embeddings"):
         around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
-    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if early_stopping else None
+    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if held_out_scores else None
+    tell_epoch = partial(tell, _logger) if verbose >= 2 else noop
     callbacks: list[tuple[str, Callback]] = [
         ("last_good_weights", LastGoodWeights()),
         ("selected_layers", selected_layers),
         ("gradient_norm_clipping", GradientNormClipping(_LARGEST_GRADIENT_NORM)),
         ("schedule", _schedule(selected_layers.n_steps_planned if decays else None)),
     ]
-    if early_stopping:
-        callbacks.append(
-            ("early_stopping", EarlyStopping(patience=EARLY_STOPPING_PATIENCE, threshold=0, load_best=True))
-        )
+    if held_out_scores is not None:
+        callbacks.append(("held_out_scores", held_out_scores))
+    if verbose >= 2:
+        callbacks.append(("epoch_lines", EpochLines(tell_epoch)))
+    if held_out_scores is not None:
+        callbacks.append(("early_stopping", _stop_early(held_out_scores, tell_epoch)))
     callbacks.append(("going_on", GoingOn()))
     if checkpoints is not None:
         callbacks.append(("checkpoints", checkpoints))
@@ -261,7 +272,7 @@ def build_net(
         iterator_valid=iterate_batches,
         iterator_valid__pad_token_id=pad_token_id,
         callbacks=callbacks,
-        **({} if verbose >= 2 else {"callbacks__print_log": None}),
+        callbacks__print_log=None,
         device=backbone.device,
         verbose=int(verbose >= 2),
     )
@@ -282,6 +293,18 @@ class GoingOn(Callback):
         """Restore the training state."""
         if net.state_to_restore_ is not None:
             restore_training_state(net, net.state_to_restore_)
+
+
+def _stop_early(held_out_scores: HeldOutScores, sink: Callable[[str], Any]) -> EarlyStopping:
+    return EarlyStopping(
+        monitor=f"valid_{held_out_scores.decisive}",
+        lower_is_better=held_out_scores.lower_is_better,
+        patience=EARLY_STOPPING_PATIENCE,
+        threshold=0,
+        threshold_mode="abs",  # the share of an infinite score would be no number
+        load_best=True,
+        sink=sink,
+    )
 
 
 def count_validation(n_texts: int, validation_fraction: float) -> int:

@@ -11,7 +11,8 @@ from .plain_data import from_plain, to_plain
 if TYPE_CHECKING:  # the net calls these functions
     from .training import LayerwiseNet
 
-_EARLY_STOPPING = ("misses_", "dynamic_threshold_", "best_epoch_", "best_model_weights_")
+# What callbacks know of earlier epochs: skorch's scores, its early stopping, and the scores on the held-out part.
+_KEPT_BY_CALLBACKS = ("best_score_", "best_", "misses_", "dynamic_threshold_", "best_epoch_", "best_model_weights_")
 
 
 def capture_training_state(net: "LayerwiseNet") -> dict[str, Any]:
@@ -29,13 +30,11 @@ def capture_training_state(net: "LayerwiseNet") -> dict[str, Any]:
     """
     assert net.draws_ is not None
     names = {parameter: name for name, parameter in net.get_all_learnable_params()}
-    stopping = dict(net.callbacks_).get("early_stopping")
     return {
         "weights": net.module_.state_dict(),
         "last_good": {names[parameter]: kept for parameter, kept in net.callback("last_good_weights").copies_.items()},
         "moments": net.optimizer_.state_dict()["state"],
-        "early_stopping": None if stopping is None else _describe(stopping),
-        "best_scores": {name: to_plain(one.best_score_) for name, one in net.callbacks_ if hasattr(one, "best_score_")},
+        "callbacks": {name: _describe(callback) for name, callback in net.callbacks_},
         "draws": net.draws_.reached,
         "generator": to_plain(net.generator.get_state(legacy=False)),
         "epoch_generator": to_plain(net.epoch_generator_),
@@ -44,10 +43,10 @@ def capture_training_state(net: "LayerwiseNet") -> dict[str, Any]:
     }
 
 
-def _describe(stopping: Any) -> dict[str, Any]:
-    *numbers, weights = _EARLY_STOPPING
-    # The weights are tensors already.
-    return {**{name: to_plain(getattr(stopping, name)) for name in numbers}, weights: getattr(stopping, weights)}
+def _describe(callback: Any) -> dict[str, Any]:
+    kept = {name: getattr(callback, name) for name in _KEPT_BY_CALLBACKS if hasattr(callback, name)}
+    # The weights of the best epoch are tensors already.
+    return {name: value if name == "best_model_weights_" else to_plain(value, name) for name, value in kept.items()}
 
 
 def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
@@ -73,10 +72,8 @@ def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
         parameters[name]: kept.to(device) for name, kept in state["last_good"].items()
     }
     _set_learning_rate(net, net.callback("selected_layers").n_steps)
-    if state["early_stopping"] is not None:
-        vars(net.callback("early_stopping")).update(state["early_stopping"])
-    for name, best_score in state["best_scores"].items():
-        net.callback(name).best_score_ = best_score
+    for name, callback in net.callbacks_:
+        vars(callback).update(state["callbacks"].get(name, {}))
     net.draws_.reached = state["draws"]
     if restored_history(state)[1] is None:  # otherwise the split and the order of the epoch are to be drawn again
         net.generator.set_state(from_plain(state["generator"]))

@@ -217,10 +217,10 @@ def test_ctrl_c_while_the_prefix_grows_leaves_an_estimator_that_predicts(make_cl
         monkeypatch.setattr("sklearn_irt.callbacks.advance_states", half_way)
         with pytest.warns(UserWarning, match="interrupted after 2 steps"):
             stopped = make_classifier(**parameters, prefix_cache=prefix_cache).fit(X, y)
-        expected = stopped.predict_proba(X)
+        expected = stopped.decision_function(X)
         between_fits.clear()
         stopped.net_.module_.zero_grad()
-        assert np.array_equal(stopped._compute_probabilities(stopped._read_pairs(X, stopped)), expected)
+        assert np.array_equal(stopped._compute_logits(stopped._read_pairs(X, stopped)), expected)
         monkeypatch.setattr("sklearn_irt.callbacks.advance_states", advance_states)
         assert np.isfinite(make_classifier(**parameters, prefix_cache=prefix_cache).fit(X, y).predict_proba(X)).all()
 

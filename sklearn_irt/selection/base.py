@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 
+from ..doc_link import link_to_documentation
 from .probe import LayerProbe
 
 INTERVAL: list[Any] = [Interval(Integral, 1, None, closed="left"), StrOptions({"epoch"}), None]
@@ -23,6 +24,7 @@ Masks: TypeAlias = Mapping[int, Mapping[str, "bool | NDArray[np.bool_]"]]
 """Which tensors of each layer train, or which of their entries."""
 
 
+@link_to_documentation
 class LayerSelection(BaseEstimator, metaclass=ABCMeta):
     """A way to choose which candidate layers train at a step.
 
