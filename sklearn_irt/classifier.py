@@ -26,6 +26,7 @@ from .callbacks import SelectedLayers, describe_layers
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
+from .persistence import load_classifier, save_classifier
 from .precision import (
     LARGE_BACKBONE,
     choose_device,
@@ -466,6 +467,75 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             Columns in the order of ``classes_``; rows sum to 1.
         """
         return self._answer(X)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier into a folder, of safetensors and JSON alone.
+
+        Where peft's adapters trained, ``PeftModel.from_pretrained(model, path)`` opens the folder as well, with a model
+        from ``AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=n_classes)``, and computes the
+        same if all layers run. It cannot know the bottleneck: of that, and with ``adapter=None``, the weights are in
+        ``own_weights.safetensors``. The backbone's own weights are not written, but where they are, and their sha256;
+        nor is a token among ``backbone_options``.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder. A classifier that was saved there before is replaced in one step: whatever happens meanwhile,
+            the one or the other is there, whole.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the backbone's files were changed since the fit.
+        FileExistsError
+            If there is something else at ``path``.
+        OSError
+            If it cannot be written.
+
+        Warns
+        -----
+        UserWarning
+            If an attribute that predictions do not need cannot be written without pickle, such as one that holds an
+            object of the user's own class.
+        """
+        save_classifier(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> IRTuningClassifier:
+        """Load a classifier that :meth:`save` wrote; no code is run from the folder.
+
+        Its predictions are equal to those of the saved one to the last bit, on one machine with as many threads of
+        torch. A backbone that is on the disk, in the Hugging Face cache too, is not looked for online.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder.
+        **parameters : Any
+            New values of ``backbone``, ``backbone_options``, ``device``, ``memory``, ``precision``, ``prefix_cache`` or
+            ``verbose``. Without a new one the precision is that of the fit; pass ``precision="auto"`` on another
+            machine. The values that a file cannot or must not hold have to be passed again: a callable ``pair_format``,
+            a ``selection`` of a class of one's own, a ``memory``, ``backbone_options`` that may run code.
+
+        Returns
+        -------
+        classifier : IRTuningClassifier
+            Fitted.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder, or one of its files is missing.
+        TypeError
+            If there is no such parameter.
+        ValueError
+            If the folder holds something else, was changed since, or was written by a later version; if the backbone is
+            not found, or is another one; or if a parameter is missing or belongs to what was learned. All this is known
+            before the backbone is loaded.
+        """
+        return load_classifier(cls, path, parameters)
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
