@@ -23,6 +23,7 @@ from .backbone import Backbone, describe_backbone, load_backbone, load_config, l
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
+from .export import export_classifier
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
@@ -44,7 +45,7 @@ from .selection import LayerSelection
 from .selection.base import layer_indices
 from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
-from .tokenization import TokenizedPairs, tokenize_pairs
+from .tokenization import TokenizedPairs, tokenize_pairs, write_texts
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
 
 
@@ -536,6 +537,54 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             before the backbone is loaded.
         """
         return load_classifier(cls, path, parameters)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write an ordinary transformers checkpoint, in fp32, which needs neither this package nor peft.
+
+        Adapters are merged into the weights, and the layers that do not run or were dropped are not written.
+        ``transformers.pipeline("text-classification", path)`` reads it and scores as :meth:`predict_proba` does, but
+        for rounding: the classifier rounds the states that enter its candidate layers to bf16. Of pairs, give it the
+        texts that :meth:`write_texts` returns, and ``truncation=True``. With ``quantization`` adapters are merged
+        into the weights that were quantized, whose scores differ by more.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder. What was exported there before is replaced in one step.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the adapter cannot be merged, as the bottleneck; or if a checkpoint of this family cannot say which
+            layers are left.
+        FileExistsError
+            If there is something else at ``path``.
+        OSError
+            If it cannot be written.
+        """
+        export_classifier(self, path)
+
+    def write_texts(self, X: Any) -> list[str]:
+        """Write rows as the texts that :meth:`predict` gives to the backbone's tokenizer, cut as it cuts them.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        texts : list of str
+            One a row. None is longer than ``max_length`` tokens, unless the shortest form of a pair is: of that the
+            first ``max_length`` tokens are read, as the tokenizer's ``truncation`` has it.
+        """
+        check_is_fitted(self, "net_")
+        self._validate_params()
+        tokenizer, intentions = self.net_.module_.backbone.tokenizer, [str(label) for label in self.classes_]
+        pairs = self._read_pairs(X, self)
+        return write_texts(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
