@@ -24,6 +24,7 @@ from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .export import export_classifier
+from .hub import push_classifier
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
@@ -195,6 +196,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         The class labels.
+    class_count_ : ndarray of shape (n_classes,), dtype int
+        Training rows of each class; those of weight 0 do not count.
     n_features_in_ : int
         2 for pairs, 1 for single texts.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -273,6 +276,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     }
 
     classes_: NDArray[Any]
+    class_count_: NDArray[np.intp]
     n_layers_: int
     dropped_layers_: NDArray[np.intp]
     candidate_layers_: NDArray[np.intp]
@@ -566,6 +570,51 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """
         export_classifier(self, path)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        scores: dict[str, float] | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save` writes to the Hugging Face hub, with a model card.
+
+        The card names the backbone, the rows of each class, the scores, the layers that trained and the versions.
+        Folders of this machine are not passed on: of a local backbone the folder's name alone, and ``memory`` not at
+        all. ``IRTuningClassifier.load(huggingface_hub.snapshot_download(repo_id))`` loads it, with ``backbone=`` where
+        that is no hub id and no alias.
+
+        Parameters
+        ----------
+        repo_id : str
+            "user/name"; without a user it is the token's. It is made if it is not there; what it holds is replaced.
+        private : bool, default=None
+            Whether a new one is private; None is what the account's settings say.
+        token : str or bool, default=None
+            Who uploads; None is whoever logged in by ``hf auth login``.
+        scores : dict of str to float, default=None
+            Scores for the card, by the names of the metrics.
+        endpoint : str, default=None
+            Another hub than huggingface.co.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If a score is no finite number, or the backbone's files were changed since the fit. Nothing is uploaded.
+        huggingface_hub.errors.HfHubHTTPError
+            If the hub refuses.
+        """
+        return push_classifier(self, repo_id, private=private, token=token, scores=scores, endpoint=endpoint)
+
     def write_texts(self, X: Any) -> list[str]:
         """Write rows as the texts that :meth:`predict` gives to the backbone's tokenizer, cut as it cuts them.
 
@@ -626,6 +675,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         weights = weigh_rows(classes, labels, self.class_weight, sample_weight)
         rows = np.flatnonzero(weights)
         pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
+        vars(columns)["class_count_"] = np.bincount(labels, minlength=len(classes))
         if self.early_stopping:
             check_validation_split(labels, classes, self.validation_fraction)
         return pairs, labels, weights, classes

@@ -69,7 +69,8 @@ def write_classifier(classifier: Any, record: Mapping[str, Any], folder: Path) -
     }
     with quiet_transformers():
         part.backbone.tokenizer.save_pretrained(folder)
-    save_learned(part, folder, record["name"] if record["kind"] != "alias" else None)
+    findable = record["kind"] == "hub" or os.path.isabs(record["name"])
+    save_learned(part, folder, record["name"] if findable else None)
     save_file(arrays, folder / _ARRAYS)
     (folder / _CLASSIFIER).write_text(json.dumps(stored, indent=1, allow_nan=False), encoding="utf-8")
 
@@ -77,6 +78,12 @@ def write_classifier(classifier: Any, record: Mapping[str, Any], folder: Path) -
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that a classifier's numbers depend on."""
     return {name: version(name) for name in _VERSIONS}
+
+
+def parameters_to_pass(classifier: Any) -> list[str]:
+    """Return the names of the parameters that a file cannot hold, which loading must be given."""
+    _, to_pass = _write_parameters(classifier, {})
+    return sorted(to_pass)
 
 
 def _write_parameters(classifier: Any, arrays: Arrays) -> tuple[dict[str, Any], dict[str, str]]:
