@@ -90,7 +90,7 @@ class Backbone:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load_from_origin, (self.origin,)
+        return load_from_origin, (self.origin,)
 
 
 class BackboneSize(NamedTuple):
@@ -329,7 +329,8 @@ def _file_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"trust_remote_code": False, **{k: v for k, v in (options or {}).items() if k not in _WEIGHT_OPTIONS}}
 
 
-def _load_from_origin(origin: dict[str, Any]) -> Backbone:
+def load_from_origin(origin: dict[str, Any]) -> Backbone:
+    """Load a backbone again from what its ``origin`` says, on the CPU where the device of then is not here."""
     origin = dict(origin)
     if not _is_usable(origin["device"]):
         origin["device"] = torch.device("cpu")

@@ -24,6 +24,7 @@ from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .export import export_classifier
+from .fitted_state import put_together, take_apart
 from .hub import push_classifier
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
@@ -820,6 +821,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
             print(message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return take_apart(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        put_together(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -8,24 +8,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from .backbone import Backbone, load_backbone, load_config
 from .backbone_files import absolute, quiet_transformers
-from .callbacks import SelectedLayers
+from .fitted_state import rebuild_net
 from .learned_files import load_learned, save_learned
 from .plain_data import Arrays, NotPlainError, describe, from_plain, to_plain, write_estimator
 from .precision import choose_device, choose_precision, product_size
-from .prefix import PrefixStates
 from .quantization import check_quantization
-from .randomness import own_generator
-from .selection import FullSelection
 from .stored_backbone import find_again, record_backbone, risky_options, without_secrets
 from .stored_folder import check_folder, replaced_folder
-from .training import LayerwiseNet, build_net
 
 SAVED = "saved IRTuningClassifier"
 _CLASSIFIER, _ARRAYS = "classifier.json", "arrays.safetensors"
@@ -156,8 +151,7 @@ def load_classifier(kind: type, path: str | os.PathLike[str], given: Mapping[str
     _restore_own_selection(classifier, stored["own_selection"], arrays)
     backbone = _load_backbone(classifier, stored["backbone"], given, arrays)
     module = {"backbone": backbone, **from_plain(stored["module"], arrays)}
-    with torch.inference_mode(False):
-        classifier.net_ = _rebuild_net(classifier, module, folder)
+    classifier.net_ = rebuild_net(classifier, module, lambda part: load_learned(part, folder))
     classifier.precision_ = backbone.precision
     return classifier
 
@@ -211,24 +205,3 @@ def _load_backbone(classifier: Any, stored: Mapping[str, Any], given: Mapping[st
         quantization=stored["quantization"],
         dropped=stored["dropped"],
     )
-
-
-def _rebuild_net(classifier: Any, module: dict[str, Any], folder: Path) -> LayerwiseNet:
-    """Make the net as it was after the fit."""
-    no_more_steps = SelectedLayers(FullSelection(), PrefixStates([], []), 0)
-    net = build_net(
-        module,
-        no_more_steps,
-        max_epochs=classifier.max_epochs,
-        batch_size=classifier.batch_size,
-        learning_rate=classifier.learning_rate,
-        early_stopping=classifier.early_stopping,
-        validation_fraction=classifier.validation_fraction,
-        random_state=own_generator(classifier.random_state),
-        verbose=classifier.verbose,
-    )
-    net.initialize()
-    load_learned(net.module_, folder)
-    net.history_ = classifier.history_
-    net.release_training_state()
-    return net
