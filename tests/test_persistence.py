@@ -29,6 +29,8 @@ from sklearn_irt.bottleneck import bottleneck_config
 from sklearn_irt.plain_data import NotPlainError, from_plain, to_plain
 from sklearn_irt.selection import FullSelection
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*more than max_length")
+
 
 def arrow(before, after):
     return f"{before} => {after}"

@@ -15,6 +15,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn_irt import GradientNormSelection
 from sklearn_irt.bottleneck import bottleneck_config
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*more than max_length")
+
 OWN = "sklearn_irt.classifier.IRTuningClassifier"
 
 
