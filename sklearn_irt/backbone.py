@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from .attention import choose_attention
-from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
+from .backbone_files import absolute, cached_commit, cached_folder, file_times, locate_backbone, quiet_transformers
 from .head import head_modules
 from .layer_dropping import without_layers
 from .partial_model import stand_in_for
@@ -30,6 +30,8 @@ _RESERVED_OPTIONS = (
     *("num_labels", "dtype", "torch_dtype", "ignore_mismatched_sizes", "output_loading_info"),
     *("device_map", "quantization_config"),
 )
+# Options that say where the files of a commit are had from.
+_FETCH_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 
 
 # The backbones in use, and the one that was loaded last: the next fit of a grid search finds it still there.
@@ -60,6 +62,8 @@ class Backbone:
         Equal for two backbones that compute the same: a hash of files and their times, precision, options and versions.
     origin : dict
         The arguments that it was loaded with.
+    commit : str or None
+        Of a hub id: which one was loaded.
     """
 
     model: PreTrainedModel
@@ -69,6 +73,7 @@ class Backbone:
     stand_in: Callable[..., Any] = field(repr=False)
     identity: str
     origin: dict[str, Any] = field(repr=False)
+    commit: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +90,7 @@ class Backbone:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load_from_origin, (self.origin,)
+        return load_from_origin, (self.origin,)
 
 
 class BackboneSize(NamedTuple):
@@ -124,7 +129,7 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
         raise ValueError(f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself.")
     location = locate_backbone(backbone)
     try:
-        config = AutoConfig.from_pretrained(location, **_file_options(options))
+        config = AutoConfig.from_pretrained(cached_folder(location, options), **_file_options(options))
     except (OSError, ValueError) as error:
         raise _cannot_load(backbone, error) from error
     # Remote code brings a head of its own.
@@ -209,22 +214,18 @@ def load_backbone(
         If it cannot be loaded, has no stack of layers or one that cannot be started in the middle, or its tokenizer
         does not suit it.
     """
-    origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": dict(options or {})}
-    origin["quantization"] = quantization
     location, config = locate_backbone(backbone), load_config(backbone, options)
-    options = {
-        "trust_remote_code": False,
-        "use_safetensors": True,
-        **choose_attention(config, device),
-        **(options or {}),
-    }
-    files = (location, file_times(location), getattr(config, "_commit_hash", None))
+    commit = cached_commit(location, options)
+    options = {**(options or {}), **({"revision": commit} if commit else {})}
+    origin = {"backbone": absolute(backbone), "precision": precision, "device": device, "options": options}
+    origin["quantization"] = quantization
+    options = {"trust_remote_code": False, "use_safetensors": True, **choose_attention(config, device), **options}
     parts = (
-        files,
+        (location, file_times(location), commit),
         precision,
         quantization,
         str(device),
-        sorted(options.items(), key=str),
+        sorted(((name, value) for name, value in options.items() if not commit or name not in _FETCH_OPTIONS), key=str),
         torch.__version__,
         transformers.__version__,
     )
@@ -232,7 +233,9 @@ def load_backbone(
     with _loading:
         loaded = _loaded.get(identity)
         if loaded is None:
+            location = cached_folder(location, options)
             loaded = _loaded[identity] = _load(location, config, options, identity, origin)
+            loaded.commit = commit
         _latest[:] = [loaded]
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
@@ -307,7 +310,8 @@ def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] 
     """
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(locate_backbone(backbone), **_file_options(options))
+            location = cached_folder(locate_backbone(backbone), options)
+            tokenizer = AutoTokenizer.from_pretrained(location, **_file_options(options))
     except (OSError, ValueError) as error:
         raise _cannot_load(backbone, error) from error
     if tokenizer.pad_token_id is None:
@@ -325,7 +329,8 @@ def _file_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"trust_remote_code": False, **{k: v for k, v in (options or {}).items() if k not in _WEIGHT_OPTIONS}}
 
 
-def _load_from_origin(origin: dict[str, Any]) -> Backbone:
+def load_from_origin(origin: dict[str, Any]) -> Backbone:
+    """Load a backbone again from what its ``origin`` says, on the CPU where the device of then is not here."""
     origin = dict(origin)
     if not _is_usable(origin["device"]):
         origin["device"] = torch.device("cpu")

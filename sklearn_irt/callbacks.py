@@ -1,5 +1,6 @@
 """What happens around a training step: layers are switched, good weights kept, progress shown."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .longer_prefix import advance_states
-from .plain_data import from_plain, to_plain
 from .prefix import PrefixStates
 from .probing import TrainingProbe
 from .selection import LayerSelection
@@ -113,26 +113,27 @@ class SelectedLayers(Callback):
             )
 
     def position(self) -> dict[str, Any]:
-        """Return, as plain data, where selection stands."""
+        """Return where selection stands, for :meth:`go_on_from`."""
         kept = set(vars(self.selection)) - set(self.selection.get_params(deep=False)) - {"probe_", "random_state_"}
         return {
-            "strategy": {name: to_plain(getattr(self.selection, name), name) for name in sorted(kept)},
+            "strategy": {name: getattr(self.selection, name) for name in sorted(kept)},
             "splits": self._splits,
             "selected": sorted(self._selected),
             "selected_for": self._selected_for,
             "raised_to": self._raised_to,
-            "scores": to_plain(self.scores_),
-            "active": to_plain(self.active_),
+            "scores": self.scores_,
+            "active": self.active_,
             "n_active_parameters": self.n_active_parameters_,
         }
 
     def go_on_from(self, position: Mapping[str, Any], net: NeuralNet) -> None:
         """Go on from where selection stood in another net of the same layers."""
         steps_per_epoch = self.selection.steps_per_epoch_
-        for name, value in {**from_plain(position["strategy"]), "steps_per_epoch_": steps_per_epoch}.items():
+        position = copy.deepcopy(position)
+        for name, value in {**position["strategy"], "steps_per_epoch_": steps_per_epoch}.items():
             setattr(self.selection, name, value)
-        self.scores_, self.active_ = from_plain(position["scores"]), from_plain(position["active"])
-        self.n_active_parameters_ = list(position["n_active_parameters"])
+        self.scores_, self.active_ = position["scores"], position["active"]
+        self.n_active_parameters_ = position["n_active_parameters"]
         self._splits = position["splits"]
         self._selected, self._selected_for = set(position["selected"]), position["selected_for"]
         for layer in position["raised_to"][1:]:

@@ -1,10 +1,8 @@
 """Checkpoints of a fit: written while it runs, found again by a later process, and refused where they do not belong."""
 
 import hashlib
-import io
 import json
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,14 +13,17 @@ import numpy as np
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from skorch.callbacks import Callback
 
-from .plain_data import from_plain, to_plain
+from .plain_data import Arrays, NotPlainError, from_plain, to_plain
 from .prefix import VERSION, processor
 from .training_state import capture_training_state
 
 _FORMAT = 1
 _KEPT = 2
+_METADATA = "checkpoint"
 
 
 class Checkpoints(Callback):
@@ -59,10 +60,10 @@ class Checkpoints(Callback):
     def begin(self, random_state: np.random.RandomState) -> None:
         """Put the generator where it was when the fit that goes on began; of a new one, note where that is."""
         if self.found is None:
-            self.begun_with["generator"] = to_plain(random_state.get_state(legacy=False))
+            self.begun_with["generator"] = random_state.get_state(legacy=False)
             return
         self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor")}
-        random_state.set_state(from_plain(self.found["generator"]))
+        random_state.set_state(self.found["generator"])
         if self.found["processor"] != processor():
             warnings.warn(
                 f"The checkpoint in {self.folder} was written with other threads or instructions of the processor "
@@ -82,7 +83,7 @@ class Checkpoints(Callback):
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Learn before the first step whether the strategy's attributes can be stored."""
         if net.callback("selected_layers").n_steps == 0:
-            capture_training_state(net)
+            _write_bytes({**self._header, "state": capture_training_state(net)})
 
     def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Write a checkpoint, if it is time."""
@@ -98,7 +99,7 @@ class Checkpoints(Callback):
 
     def _write(self, n_steps: int, checkpoint: dict[str, Any]) -> None:
         try:
-            _write_whole(self.folder / f"step-{n_steps:09}.pt", checkpoint)
+            _write_whole(self.folder / f"step-{n_steps:09}.safetensors", _write_bytes(checkpoint))
         except OSError as error:
             warnings.warn(
                 f"No checkpoint of step {n_steps} in {self.folder} ({error.strerror}); training goes on, and the "
@@ -113,16 +114,32 @@ class Checkpoints(Callback):
 
 def _files(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
-def _write_whole(path: Path, checkpoint: dict[str, Any]) -> None:
-    buffer = io.BytesIO()  # torch's own writer hides what went wrong
-    torch.save(checkpoint, buffer)
+def _write_bytes(checkpoint: dict[str, Any]) -> bytes:
+    arrays: Arrays = {}
+    try:
+        plain = to_plain(checkpoint, "checkpoint", arrays)
+    except NotPlainError as error:
+        raise TypeError(
+            f"checkpoint_dir cannot be used: {error}, which only pickle could write. Let a strategy keep numbers, "
+            "strings, arrays, and dicts, lists, tuples and sets of them."
+        ) from error
+    return save(arrays, {_METADATA: json.dumps(plain, allow_nan=False)})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with safe_open(file, "np") as stored:
+        arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+        return from_plain(json.loads(stored.metadata()[_METADATA]), arrays)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -202,8 +219,8 @@ def find_checkpoint(folder: Path, description: Mapping[str, str]) -> dict[str, A
     files = _files(folder)
     for file in files:
         try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            checkpoint = _read(file)
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
             kind = type(error).__name__
             warnings.warn(f"The checkpoint {file} is damaged, or none ({kind}), and is passed over.", stacklevel=5)
             continue

@@ -30,12 +30,16 @@ from .callbacks import SelectedLayers, describe_layers
 from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
 from .contradictions import describe_contradictions
 from .doc_link import link_to_documentation
+from .export import export_classifier
 from .fit_plan import FitPlan, TrainingData
+from .fitted_state import put_together, take_apart
 from .html_repr import write_training
+from .hub import push_classifier
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .messages import tell
 from .pairs import Pair, read_pairs
+from .persistence import load_classifier, save_classifier
 from .precision import (
     LARGE_BACKBONE,
     choose_device,
@@ -53,7 +57,7 @@ from .selection import LayerSelection
 from .selection.base import layer_indices
 from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
-from .tokenization import TokenizedPairs, tokenize_pairs
+from .tokenization import TokenizedPairs, tokenize_pairs, write_texts
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
 from .training_state import capture_training_state
 
@@ -241,6 +245,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         The class labels.
+    class_count_ : ndarray of shape (n_classes,), dtype int
+        Training rows of each class; those of weight 0 do not count.
     n_features_in_ : int
         2 for pairs, 1 for single texts.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -323,6 +329,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     }
 
     classes_: NDArray[Any]
+    class_count_: NDArray[np.intp]
     n_layers_: int
     dropped_layers_: NDArray[np.intp]
     candidate_layers_: NDArray[np.intp]
@@ -578,6 +585,168 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted.
         """
         return decide(self._answer(X))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier into a folder, of safetensors and JSON alone.
+
+        Where peft's adapters trained, ``PeftModel.from_pretrained(model, path)`` opens the folder as well, with a model
+        from ``AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=n_classes)``, and computes the
+        same if all layers run. It cannot know the bottleneck: of that, and with ``adapter=None``, the weights are in
+        ``own_weights.safetensors``. The backbone's own weights are not written, but where they are, and their sha256;
+        nor is a token among ``backbone_options``.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder. A classifier that was saved there before is replaced in one step: whatever happens meanwhile,
+            the one or the other is there, whole.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the backbone's files were changed since the fit.
+        FileExistsError
+            If there is something else at ``path``.
+        OSError
+            If it cannot be written.
+
+        Warns
+        -----
+        UserWarning
+            If an attribute that predictions do not need cannot be written without pickle, such as one that holds an
+            object of the user's own class.
+        """
+        save_classifier(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> IRTuningClassifier:
+        """Load a classifier that :meth:`save` wrote; no code is run from the folder.
+
+        Its predictions are equal to those of the saved one to the last bit, on one machine with as many threads of
+        torch. A backbone that is on the disk, in the Hugging Face cache too, is not looked for online.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder.
+        **parameters : Any
+            New values of ``backbone``, ``backbone_options``, ``device``, ``memory``, ``precision``, ``prefix_cache`` or
+            ``verbose``. Without a new one the precision is that of the fit; pass ``precision="auto"`` on another
+            machine. The values that a file cannot or must not hold have to be passed again: a callable ``pair_format``,
+            a ``selection`` of a class of one's own, a ``memory``, ``backbone_options`` that may run code.
+
+        Returns
+        -------
+        classifier : IRTuningClassifier
+            Fitted.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder, or one of its files is missing.
+        TypeError
+            If there is no such parameter.
+        ValueError
+            If the folder holds something else, was changed since, or was written by a later version; if the backbone is
+            not found, or is another one; or if a parameter is missing or belongs to what was learned. All this is known
+            before the backbone is loaded.
+        """
+        return load_classifier(cls, path, parameters)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write an ordinary transformers checkpoint, in fp32, which needs neither this package nor peft.
+
+        Adapters are merged into the weights, and the layers that do not run or were dropped are not written.
+        ``transformers.pipeline("text-classification", path)`` reads it and scores as :meth:`predict_proba` does, but
+        for rounding: the classifier rounds the states that enter its candidate layers to bf16. Of pairs, give it the
+        texts that :meth:`write_texts` returns, and ``truncation=True``. With ``quantization`` adapters are merged
+        into the weights that were quantized, whose scores differ by more.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder. What was exported there before is replaced in one step.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the adapter cannot be merged, as the bottleneck; or if a checkpoint of this family cannot say which
+            layers are left.
+        FileExistsError
+            If there is something else at ``path``.
+        OSError
+            If it cannot be written.
+        """
+        export_classifier(self, path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        scores: dict[str, float] | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save` writes to the Hugging Face hub, with a model card.
+
+        The card names the backbone, the rows of each class, the scores, the layers that trained and the versions.
+        Folders of this machine are not passed on: of a local backbone the folder's name alone, and ``memory`` not at
+        all. ``IRTuningClassifier.load(huggingface_hub.snapshot_download(repo_id))`` loads it, with ``backbone=`` where
+        that is no hub id and no alias.
+
+        Parameters
+        ----------
+        repo_id : str
+            "user/name"; without a user it is the token's. It is made if it is not there; what it holds is replaced.
+        private : bool, default=None
+            Whether a new one is private; None is what the account's settings say.
+        token : str or bool, default=None
+            Who uploads; None is whoever logged in by ``hf auth login``.
+        scores : dict of str to float, default=None
+            Scores for the card, by the names of the metrics.
+        endpoint : str, default=None
+            Another hub than huggingface.co.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If a score is no finite number, or the backbone's files were changed since the fit. Nothing is uploaded.
+        huggingface_hub.errors.HfHubHTTPError
+            If the hub refuses.
+        """
+        return push_classifier(self, repo_id, private=private, token=token, scores=scores, endpoint=endpoint)
+
+    def write_texts(self, X: Any) -> list[str]:
+        """Write rows as the texts that :meth:`predict` gives to the backbone's tokenizer, cut as it cuts them.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        texts : list of str
+            One a row. None is longer than ``max_length`` tokens, unless the shortest form of a pair is: of that the
+            first ``max_length`` tokens are read, as the tokenizer's ``truncation`` has it.
+        """
+        check_is_fitted(self, "net_")
+        self._validate_params()
+        tokenizer, intentions = self.net_.module_.backbone.tokenizer, [str(label) for label in self.classes_]
+        pairs = self._read_pairs(X, self)
+        return write_texts(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
@@ -835,6 +1004,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         write_attributes = attributes._html_repr
         attributes._html_repr = lambda: write_training(self) + write_attributes()
         return attributes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return take_apart(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        put_together(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

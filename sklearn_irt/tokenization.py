@@ -59,6 +59,48 @@ def tokenize_pairs(
     tokenized : TokenizedPairs
         No text is longer than ``max_length``.
     """
+    _, token_ids, n_cut = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length)
+    empty = [row for row, ids in enumerate(token_ids) if not ids]
+    if empty:
+        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
+    position: dict[tuple[int, ...], int] = {}
+    texts = np.array([position.setdefault(tuple(ids), len(position)) for ids in token_ids])
+    return TokenizedPairs([list(ids) for ids in position], texts, n_cut)
+
+
+def write_texts(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    pair_format: PairFormat,
+    intentions: Sequence[str],
+    context: int | None,
+    max_length: int,
+) -> list[str]:
+    """Write pairs as the texts that :func:`tokenize_pairs` tokenizes.
+
+    Parameters
+    ----------
+    pairs, tokenizer, pair_format, intentions, context, max_length
+        See :func:`tokenize_pairs`.
+
+    Returns
+    -------
+    texts : list of str
+        Each has ``max_length`` tokens at most, unless the shortest form of a pair has more.
+    """
+    texts, _, _ = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length)
+    return texts
+
+
+def _write_and_tokenize(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    pair_format: PairFormat,
+    intentions: Sequence[str],
+    context: int | None,
+    max_length: int,
+) -> tuple[list[str], list[list[int]], int]:
+    """Return the text of each pair, its token ids, and how many pairs were too long."""
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
         with _tokenizing:
@@ -67,14 +109,10 @@ def tokenize_pairs(
     def fits(text: str) -> bool:
         return len(tokenize([text])[0]) <= max_length
 
-    token_ids = tokenize([write_pair(pair, pair_format, intentions, context) for pair in pairs])
+    texts = [write_pair(pair, pair_format, intentions, context) for pair in pairs]
+    token_ids = tokenize(texts)
     too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
     for row in too_long:
-        shorter = write_shortened(pairs[row], pair_format, intentions, context, fits)
-        token_ids[row] = tokenize([shorter], truncation=True, max_length=max_length)[0]
-    empty = [row for row, ids in enumerate(token_ids) if not ids]
-    if empty:
-        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
-    position: dict[tuple[int, ...], int] = {}
-    texts = np.array([position.setdefault(tuple(ids), len(position)) for ids in token_ids])
-    return TokenizedPairs([list(ids) for ids in position], texts, len(too_long))
+        texts[row] = write_shortened(pairs[row], pair_format, intentions, context, fits)
+        token_ids[row] = tokenize([texts[row]], truncation=True, max_length=max_length)[0]
+    return texts, token_ids, len(too_long)

@@ -24,7 +24,6 @@ from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .checkpoints import Checkpoints
 from .head import embedding_name, head_modules
 from .messages import EpochLines, tell
-from .plain_data import from_plain
 from .randomness import OwnDraws
 from .scoring import HeldOutScores
 from .trained_part import TrainedPart
@@ -140,11 +139,11 @@ class LayerwiseNet(NeuralNetClassifier):
             self.epoch_generator_ = self.generator.get_state(legacy=False)
             return batches
         self.history[-1].update(unfinished)
-        self.epoch_generator_ = from_plain(state["epoch_generator"])
+        self.epoch_generator_ = state["epoch_generator"]
         self.generator.set_state(self.epoch_generator_)
         rest = islice(batches, len(unfinished["batches"]), None)
         first = list(islice(rest, 1))  # the order is drawn by now
-        self.generator.set_state(from_plain(state["generator"]))
+        self.generator.set_state(state["generator"])
         return chain(first, rest)
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> "LayerwiseNet":

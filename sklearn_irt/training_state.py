@@ -3,10 +3,9 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from skorch.history import History
-
-from .plain_data import from_plain, to_plain
 
 if TYPE_CHECKING:  # the net calls these functions
     from .training import LayerwiseNet
@@ -26,27 +25,41 @@ def capture_training_state(net: "LayerwiseNet") -> dict[str, Any]:
     Returns
     -------
     state : dict
-        Plain data and tensors (see :mod:`~sklearn_irt.plain_data`); the tensors are those in training, no copies.
+        Numbers, strings, and arrays in nested containers. The arrays are those in training, no copies.
     """
     assert net.draws_ is not None
     names = {parameter: name for name, parameter in net.get_all_learnable_params()}
     return {
-        "weights": net.module_.state_dict(),
-        "last_good": {names[parameter]: kept for parameter, kept in net.callback("last_good_weights").copies_.items()},
-        "moments": net.optimizer_.state_dict()["state"],
+        "weights": _as_arrays(net.module_.state_dict()),
+        "last_good": {names[p]: _as_arrays(kept) for p, kept in net.callback("last_good_weights").copies_.items()},
+        "moments": _as_arrays(net.optimizer_.state_dict()["state"]),
         "callbacks": {name: _describe(callback) for name, callback in net.callbacks_},
-        "draws": net.draws_.reached,
-        "generator": to_plain(net.generator.get_state(legacy=False)),
-        "epoch_generator": to_plain(net.epoch_generator_),
-        "history": to_plain(list(net.history)),
+        "draws": _as_arrays(net.draws_.reached),
+        "generator": net.generator.get_state(legacy=False),
+        "epoch_generator": net.epoch_generator_,
+        "history": list(net.history),
         "selection": net.callback("selected_layers").position(),
     }
 
 
 def _describe(callback: Any) -> dict[str, Any]:
-    kept = {name: getattr(callback, name) for name in _KEPT_BY_CALLBACKS if hasattr(callback, name)}
-    # The weights of the best epoch are tensors already.
-    return {name: value if name == "best_model_weights_" else to_plain(value, name) for name, value in kept.items()}
+    return {name: _as_arrays(getattr(callback, name)) for name in _KEPT_BY_CALLBACKS if hasattr(callback, name)}
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, dict):
+        return {key: _as_arrays(entry) for key, entry in value.items()}
+    return [_as_arrays(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)  # a copy, for training changes it
+    if isinstance(value, dict):
+        return {key: _as_tensors(entry) for key, entry in value.items()}
+    return [_as_tensors(entry) for entry in value] if isinstance(value, list) else value
 
 
 def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
@@ -60,23 +73,22 @@ def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
         Of :func:`capture_training_state`; left as it is.
     """
     assert net.draws_ is not None
-    state = copy.deepcopy(state)
-    net.module_.load_state_dict(state["weights"])
+    net.module_.load_state_dict(_as_tensors(state["weights"]))
     # Switching drops the moments of what does not train, and advancing the states needs the weights.
     net.callback("selected_layers").go_on_from(state["selection"], net)
     groups = net.optimizer_.state_dict()["param_groups"]
-    net.optimizer_.load_state_dict({"state": state["moments"], "param_groups": groups})
+    net.optimizer_.load_state_dict({"state": _as_tensors(state["moments"]), "param_groups": groups})
     parameters = dict(net.get_all_learnable_params())
-    device = torch.device(net.device)
     net.callback("last_good_weights").copies_ = {
-        parameters[name]: kept.to(device) for name, kept in state["last_good"].items()
+        parameters[name]: torch.tensor(kept, device=parameters[name].device)
+        for name, kept in state["last_good"].items()
     }
     _set_learning_rate(net, net.callback("selected_layers").n_steps)
     for name, callback in net.callbacks_:
-        vars(callback).update(state["callbacks"].get(name, {}))
-    net.draws_.reached = state["draws"]
+        vars(callback).update(_as_tensors(state["callbacks"].get(name, {})))
+    net.draws_.reached = _as_tensors(state["draws"])
     if restored_history(state)[1] is None:  # otherwise the split and the order of the epoch are to be drawn again
-        net.generator.set_state(from_plain(state["generator"]))
+        net.generator.set_state(state["generator"])
 
 
 def _set_learning_rate(net: "LayerwiseNet", n_steps: int) -> None:
@@ -103,6 +115,6 @@ def restored_history(state: dict[str, Any]) -> tuple[History, dict[str, Any] | N
     unfinished : dict or None
         The row of an epoch of which steps, or the validation, are still to come.
     """
-    rows = from_plain(state["history"])
+    rows = copy.deepcopy(state["history"])
     unfinished = rows.pop() if rows and "train_loss" not in rows[-1] else None
     return History(rows), unfinished

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
 from sklearn_irt import backbone as backbone_module
 from sklearn_irt.callbacks import SelectedLayers
+from sklearn_irt.states_store import between_fits
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
 VOCABULARY = 600
@@ -105,6 +106,15 @@ def forget_backbones():
         backbone_module._latest.clear()
 
     return forget
+
+
+@pytest.fixture
+def exact_states(monkeypatch):
+    """Keep prefix states in fp32, where other code is to compute the same without them."""
+    monkeypatch.setattr("sklearn_irt.prefix.STORED_DTYPE", torch.float32)
+    between_fits.clear()
+    yield
+    between_fits.clear()
 
 
 @pytest.fixture(scope="session")
