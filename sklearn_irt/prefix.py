@@ -33,7 +33,7 @@ _VERSION = version("sklearn_irt")  # here, for it is read from a file
 
 @dataclass
 class PrefixStates:
-    """The states that enter the lowest candidate layer, for many texts.
+    """The states that enter the lowest candidate layer, for many texts; a window of a longer one is a text here.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ from sklearn_irt.pair_format import write_pair
 from sklearn_irt.pairs import Pair
 from sklearn_irt.prefix import PrefixStates
 from sklearn_irt.tokenization import tokenize_pairs
+from sklearn_irt.training import LayerwiseNet
 from sklearn_irt.windows import cut_into_windows, mean_by_text, run_in_parts
 
 LONG = " ".join(f"w{number}" for number in range(60))
@@ -99,6 +100,18 @@ def test_batches_keep_a_text_together_and_sort_by_all_its_tokens():
         assert [ids.tolist() for ids in of_rows] == [windows[39 - label].tolist() for label in labels]
         seen += inputs["n_windows"].tolist()
     assert seen == sorted(n_windows)
+
+
+def test_on_a_gpu_no_more_windows_go_together_than_texts_of_a_batch_unless_they_are_of_one_text():
+    net = LayerwiseNet(torch.nn.Identity, criterion=torch.nn.CrossEntropyLoss, batch_size=4, device="cuda")
+    rows = torch.arange(16)[:, None]
+    inputs = {"states": rows[..., None], "input_ids": rows, "attention_mask": torch.ones_like(rows)}
+    inputs |= {"n_windows": torch.tensor([1, 2, 1, 3, 9]), "weight": torch.ones(5)}
+    parts = list(net.split(inputs, torch.arange(5)))
+    assert [part["input_ids"].flatten().tolist() for part, _ in parts] == [[0, 1, 2, 3], [4, 5, 6], [*range(7, 16)]]
+    assert [labels.tolist() for _, labels in parts] == [[0, 1, 2], [3], [4]]
+    assert [part["weight"].sum().item() for part, _ in parts] == pytest.approx([9 / 5, 1 / 5, 1 / 5])
+    assert [net.count_together(part) for part, _ in parts] == [4] * 3
 
 
 def test_the_mean_of_a_single_window_is_that_window_to_the_bit():
