@@ -102,13 +102,15 @@ def split_by_text(
     part : dict of Tensor
         Their inputs.
     """
-    last = np.cumsum(inputs["n_windows"].tolist())
-    for texts in _put_together(inputs["n_windows"].tolist(), n_together):
-        windows = slice(0 if texts.start == 0 else last[texts.start - 1], last[texts.stop - 1])
+    n_windows = inputs["n_windows"].tolist()
+    first = np.cumsum([0, *n_windows])
+    for texts in _put_together(n_windows, n_together):
+        windows = slice(first[texts.start], first[texts.stop])
         yield texts, {name: tensor[windows if name in _OF_WINDOWS else texts] for name, tensor in inputs.items()}
 
 
 def _put_together(n_windows: Sequence[int], n_together: int) -> Iterator[slice]:
+    """Yield texts that follow one another and have no more windows than the parts would have on average."""
     n_parts = -(-sum(n_windows) // n_together)
     n_in_part = -(-sum(n_windows) // n_parts)
     start, n_so_far = 0, 0
