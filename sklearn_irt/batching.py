@@ -27,11 +27,13 @@ class StatesDataset(Dataset):
     states : PrefixStates
         Of each text.
     texts : ndarray of shape (n_rows,), dtype int
-        The text of each row, as an index into ``states``.
+        The text of each row, as an index into ``windows``.
     labels : ndarray of shape (n_rows,), dtype int64
         Index of each row's class.
     weights : ndarray of shape (n_rows,), dtype float32
         Weight of each row's loss.
+    windows : sequence of sequence of int, default=None
+        The windows of each text, as indices into ``states``; None says that text and window have the same index.
     """
 
     def __init__(
@@ -40,27 +42,35 @@ class StatesDataset(Dataset):
         texts: NDArray[np.intp],
         labels: NDArray[np.int64],
         weights: NDArray[np.floating],
+        windows: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.states = states
         self.texts = texts
         self.labels = labels
         self.weights = weights
+        self.windows = [[text] for text in range(len(states))] if windows is None else windows
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Tokens of each row, in all its windows, of shape (n_rows,)."""
+        lengths = self.states.lengths
+        return np.array([lengths[text].sum() for text in self.windows])[self.texts]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        states, token_ids = self.states[self.texts[row]]
-        return {"states": states, "input_ids": token_ids, "weight": self.weights[row], "label": self.labels[row]}
+        windows = [self.states[window] for window in self.windows[self.texts[row]]]
+        return {"windows": windows, "weight": self.weights[row], "label": self.labels[row]}
 
 
 def _look_into(dataset: Dataset) -> tuple[PrefixStates, NDArray[np.intp]]:
-    """Return the states of a dataset, or of a part of one, and the text of each of its rows."""
+    """Return the states of a dataset, or of a part of one, and the number of tokens of each of its rows."""
     if isinstance(dataset, Subset):
-        states, texts = _look_into(dataset.dataset)
-        return states, texts[np.asarray(dataset.indices)]
+        states, lengths = _look_into(dataset.dataset)
+        return states, lengths[np.asarray(dataset.indices)]
     assert isinstance(dataset, StatesDataset)
-    return dataset.states, dataset.texts
+    return dataset.states, dataset.lengths
 
 
 class LengthBuckets(Sampler):
@@ -69,7 +79,7 @@ class LengthBuckets(Sampler):
     Parameters
     ----------
     lengths : ndarray of shape (n_rows,), dtype int
-        Tokens of each row.
+        Tokens of each row, in all its windows: those of several windows come together, and need no padding.
     batch_size : int
         Rows of a batch; the last one may have fewer.
     random_state : RandomState or None
@@ -129,10 +139,10 @@ def iterate_batches(
     batches : DataLoader
         Yields ``(inputs, labels)``.
     """
-    states, texts = _look_into(dataset)
+    states, lengths = _look_into(dataset)
     return DataLoader(
         dataset,
-        batch_sampler=LengthBuckets(states.lengths[texts], batch_size, random_state),
+        batch_sampler=LengthBuckets(lengths, batch_size, random_state),
         collate_fn=lambda rows: pad_batch(rows, pad_token_id),
         pin_memory=pin_memory and states.device.type == "cpu",
         generator=torch.Generator(),  # so that the loader draws nothing from the global one
@@ -140,7 +150,7 @@ def iterate_batches(
 
 
 def pad_batch(rows: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Pad rows of a dataset on the right to the longest of them, and a little further.
+    """Pad the windows of some rows on the right to the longest of them, and a little further.
 
     Parameters
     ----------
@@ -152,13 +162,15 @@ def pad_batch(rows: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[s
     Returns
     -------
     inputs : dict of Tensor
-        Those of :func:`pad_texts`, and ``weight`` of shape (n_texts,).
-    labels : Tensor of shape (n_texts,)
-        Index of each text's class.
+        Those of :func:`pad_texts`, with the windows of one row after the other for its texts; ``weight`` and
+        ``n_windows``, both of shape (n_rows,).
+    labels : Tensor of shape (n_rows,)
+        Index of each row's class.
     """
-    longest = max(len(row["input_ids"]) for row in rows)
-    width = -(-longest // _WIDTH_STEP) * _WIDTH_STEP
-    inputs = pad_texts([(row["states"], row["input_ids"]) for row in rows], pad_token_id, width)
+    windows = [window for row in rows for window in row["windows"]]
+    longest = max(len(token_ids) for _, token_ids in windows)
+    inputs = pad_texts(windows, pad_token_id, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
+    inputs["n_windows"] = torch.tensor([len(row["windows"]) for row in rows])
     inputs["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
     return inputs, torch.tensor([row["label"] for row in rows], dtype=torch.int64)
 

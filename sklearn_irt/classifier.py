@@ -60,6 +60,7 @@ from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs, write_texts
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
 from .training_state import capture_training_state
+from .windows import pool_windows
 
 # Parameters of which the result of a fit does not depend.
 _NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
@@ -88,15 +89,31 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         How a pair becomes text. "inline-diff" is one text with the deleted and added words marked and the unchanged
         words around them, then how much was edited and the list of edits; "before-after" is one text after the other;
         "instruction" names the task and the classes first. A callable takes the two texts (str) and returns one; where
-        that is longer than ``max_length``, it is called again on cut texts. Not used where X has one text a row.
+        that is longer than ``max_length``, ``long_text="edit"`` calls it again on cut texts. Not used where X has one
+        text a row.
 
     context : int or None, default=8
         Unchanged words that ``pair_format="inline-diff"`` keeps on each side of an edit; other formats do not use it.
-        "…" stands for those left out, unless it is a single one. None keeps all of them that ``max_length`` allows.
+        "…" stands for those left out, unless it is a single one. None keeps all of them that ``long_text`` allows.
 
     max_length : int, default=192
-        Most tokens of a text. A longer pair loses the unchanged words farthest from its edits, a single text its end;
-        a warning says how many were cut.
+        Most tokens that the backbone reads at once. What becomes of a longer text, ``long_text`` says.
+
+    long_text : {"edit", "windows"}, default="edit"
+        What becomes of a text of more than ``max_length`` tokens.
+
+        - "edit": it is cut. A pair loses the unchanged words farthest from its edits; where the edits alone are too
+          long, their ends, then the last edits; a single text loses its end. A warning says how many were cut.
+        - "windows": it becomes overlapping windows that hold every token of it, as few as possible and of equal length,
+          at most ``max_length``, each with the tokenizer's special tokens. The logits of the text are the mean of its
+          windows' logits, in training as in prediction; a text weighs the same in the loss however many it has.
+          Neighbours share a quarter of ``max_length``, so that a window's edge divides a short edit in one of them at
+          most. ``pair_format`` and ``context`` write the text as ever (``context=None`` the whole pair): what an
+          "inline-diff" ends with, the counts and the list of edits, is in its last windows alone. Time and prefix
+          states grow with the windows. In training, what waits for its gradients does not: a text of more than 1024
+          tokens (on a GPU, ``batch_size`` windows) goes through the layers that may train in parts, once more.
+
+        Without a text that is too long both are the same to the last bit.
 
     n_layers : {"all"}, int or float, default="all"
         Layers of the backbone that run, from the bottom: all of them (the paper's setting), that many, or that share
@@ -110,8 +127,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     drop_layers : int, default=0
         Layers that are left out besides: of those that run, so many adjoining ones whose hidden states change least, by
         the mean over tokens of the cosine between the state that enters the first and the one that leaves the last
-        (LLM-Streamline, arXiv 2403.19135), on up to 128 of the training texts. A fit and a prediction are faster for
-        it, at some loss of accuracy. Parameters and attributes that name layers count those that are left.
+        (LLM-Streamline, arXiv 2403.19135), on up to 128 of the training texts, or of their windows. A fit and a
+        prediction are faster for it, at some loss of accuracy. Parameters and attributes that name layers count those
+        that are left.
 
     selection : str or LayerSelection, default="ir"
         Which of the candidate layers train at a step: a name, or an object of :mod:`sklearn_irt.selection` to set its
@@ -152,7 +170,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Passes over the training pairs.
 
     batch_size : int, default=8
-        Pairs in a training step.
+        Pairs in a training step, however many windows they have.
 
     learning_rate : float, default=2e-3
         The largest learning rate of AdamW for the adapters, reached after a tenth of the steps; then it falls linearly
@@ -298,6 +316,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "pair_format": [StrOptions({"inline-diff", "before-after", "instruction"}), callable],
         "context": [Interval(Integral, 0, None, closed="left"), None],
         "max_length": [Interval(Integral, 8, None, closed="left")],
+        "long_text": [StrOptions({"edit", "windows"})],
         "n_layers": [
             StrOptions({"all"}),
             Interval(Integral, 1, None, closed="left"),
@@ -350,6 +369,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pair_format: Any = "inline-diff",
         context: int | None = 8,
         max_length: int = 192,
+        long_text: str = "edit",
         n_layers: Any = "all",
         drop_layers: int = 0,
         selection: str | LayerSelection = "ir",
@@ -379,6 +399,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.pair_format = pair_format
         self.context = context
         self.max_length = max_length
+        self.long_text = long_text
         self.n_layers = n_layers
         self.drop_layers = drop_layers
         self.selection = selection
@@ -529,7 +550,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
             training_state = None
             try:
-                dataset = StatesDataset(states, plan.tokenized.texts, data.labels, data.weights)
+                tokenized = plan.tokenized
+                dataset = StatesDataset(states, tokenized.texts, data.labels, data.weights, tokenized.windows)
                 train(net, dataset, start, dropout_seed, state)
                 if in_parts and not net.interrupted_:
                     training_state = capture_training_state(net)
@@ -746,7 +768,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         tokenizer, intentions = self.net_.module_.backbone.tokenizer, [str(label) for label in self.classes_]
         pairs = self._read_pairs(X, self)
-        return write_texts(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
+        return write_texts(
+            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
+        )
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")
@@ -755,7 +779,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._check_max_length(backbone.model.config, backbone.tokenizer)
         pairs = self._read_pairs(X, self)
         # What a pair is written as depends on these, which may have been set anew since the fit; a callable can change.
-        written = (self.pair_format, self.context, self.max_length)
+        written = (self.pair_format, self.context, self.max_length, self.long_text)
         known = None if callable(self.pair_format) else self.net_.module_.known_answers
         answers = {} if known is None else known.look_up(pairs, written)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in answers]
@@ -770,7 +794,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         part = self.net_.module_
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
-        return logits[tokenized.texts]
+        return pool_windows(logits, tokenized.windows)[tokenized.texts]
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
         """Read X, and check its columns against those of the fit, or let ``columns`` note those of a new fit."""
@@ -913,7 +937,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
-        tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
+        tokenized = tokenize_pairs(
+            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
+        )
+        n_windows = tokenized.n_windows
+        if (n_windows > 1).any():
+            self._say(
+                f"{(n_windows > 1).sum()} of {len(pairs)} texts have more than max_length={self.max_length} tokens and "
+                f"became {n_windows[n_windows > 1].sum()} windows."
+            )
         if tokenized.n_cut:
             warnings.warn(
                 f"{tokenized.n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens "

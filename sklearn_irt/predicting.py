@@ -31,7 +31,7 @@ def predict_logits(
     part : TrainedPart
         In evaluation mode.
     token_ids : sequence of list of int
-        The texts.
+        The texts, or windows of texts.
     memory : Memory, default=None
         See :func:`~sklearn_irt.prefix.compute_prefix_states`.
     show_progress : bool, default=False

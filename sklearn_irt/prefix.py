@@ -38,7 +38,7 @@ def processor() -> str:
 
 @dataclass
 class PrefixStates:
-    """The states that enter the lowest candidate layer, for many texts.
+    """The states that enter the lowest candidate layer, for many texts; a window of a longer one is a text here.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Measures candidate layers for a strategy that asks: the training side of LayerProbe."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from .batching import iterate_batches, pad_batch
 from .selection import LayerCost
 from .trained_part import TrainedPart
+from .windows import split_by_window
 
 # Of the output projection of attention: the last word of its name, in the families of transformers.
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "Wo")
@@ -76,7 +77,11 @@ class TrainingProbe:
     def similarities(self, n_texts: int) -> NDArray[np.float64]:
         """Return the mean cosine between the state that enters a layer and the one that leaves it."""
         with self._evaluating(), torch.no_grad():
-            cosines = [self._part.similarities(**_without_weight(inputs)) for inputs, _ in self._batches(n_texts)]
+            cosines = [
+                self._part.similarities(**windows)
+                for inputs, _ in self._batches(n_texts)
+                for windows in split_by_window(inputs, self._net.count_together(inputs))
+            ]
         return np.array([torch.cat([batch[layer] for batch in cosines]).mean().item() for layer in self._part.layers])
 
     def losses(self, suppressed: Iterable[Sequence[int]], factor: float, n_texts: int) -> NDArray[np.float64]:
@@ -297,10 +302,6 @@ def _on_cpu(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
-
-
-def _without_weight(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in inputs.items() if name != "weight"}
 
 
 def _owner(layer: nn.Module, tensor: str) -> str:

@@ -1,4 +1,4 @@
-"""Turns pairs into token ids, cut around the edits where they are too long."""
+"""Turns pairs into token ids: those too long are cut around the edits, or become several windows."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -9,22 +9,33 @@ from numpy.typing import NDArray
 
 from .pair_format import PairFormat, write_pair, write_shortened
 from .pairs import Pair
+from .windows import cut_into_windows
 
 
 class TokenizedPairs(NamedTuple):
-    """The distinct texts in which pairs are written, as token ids."""
+    """The distinct texts in which pairs are written, as the token ids of their windows.
+
+    Where each text has one window, text and window have the same index.
+    """
 
     token_ids: list[list[int]]
-    """Tokens of each text, none empty."""
+    """Tokens of each distinct window, none empty."""
+    windows: list[list[int]]
+    """The windows of each distinct text in their order, as indices into ``token_ids``."""
     texts: NDArray[np.intp]
-    """The text of each pair, as an index into ``token_ids``; of shape (n_pairs,)."""
+    """The text of each pair, as an index into ``windows``; of shape (n_pairs,)."""
     n_cut: int
-    """Pairs that were too long."""
+    """Pairs that were too long, and lost something."""
 
     @property
     def lengths(self) -> NDArray[np.intp]:
-        """Number of tokens of each pair, of shape (n_pairs,)."""
-        return np.array([len(ids) for ids in self.token_ids])[self.texts]
+        """Number of tokens of each pair, in all its windows, of shape (n_pairs,)."""
+        return np.array([sum(len(self.token_ids[window]) for window in text) for text in self.windows])[self.texts]
+
+    @property
+    def n_windows(self) -> NDArray[np.intp]:
+        """Number of windows of each pair, of shape (n_pairs,)."""
+        return np.array([len(text) for text in self.windows])[self.texts]
 
 
 # A fast tokenizer keeps whether it cuts texts as its state, and all estimators of a backbone share one, in any thread.
@@ -38,6 +49,7 @@ def tokenize_pairs(
     intentions: Sequence[str],
     context: int | None,
     max_length: int,
+    long_text: str = "edit",
 ) -> TokenizedPairs:
     """Write pairs as text and tokenize them.
 
@@ -52,20 +64,26 @@ def tokenize_pairs(
     pair_format, intentions, context
         See :func:`~sklearn_irt.pair_format.write_pair`.
     max_length : int
-        Most tokens a text may have.
+        Most tokens a window may have.
+    long_text : {"edit", "windows"}, default="edit"
+        Whether a text that has more is cut around its edits, into one window, or becomes several.
 
     Returns
     -------
     tokenized : TokenizedPairs
-        No text is longer than ``max_length``.
+        No window is longer than ``max_length``.
     """
-    _, token_ids, n_cut = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length)
+    _, token_ids, n_cut = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
     empty = [row for row, ids in enumerate(token_ids) if not ids]
     if empty:
         raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
     position: dict[tuple[int, ...], int] = {}
     texts = np.array([position.setdefault(tuple(ids), len(position)) for ids in token_ids])
-    return TokenizedPairs([list(ids) for ids in position], texts, n_cut)
+    around = _special_tokens_around(tokenizer) if long_text == "windows" else ([], [])
+    cut = [cut_into_windows(list(ids), *around, max_length) for ids in position]
+    place: dict[tuple[int, ...], int] = {}
+    windows = [[place.setdefault(tuple(ids), len(place)) for ids in text] for text in cut]
+    return TokenizedPairs([list(ids) for ids in place], windows, texts, n_cut)
 
 
 def write_texts(
@@ -75,20 +93,21 @@ def write_texts(
     intentions: Sequence[str],
     context: int | None,
     max_length: int,
+    long_text: str,
 ) -> list[str]:
     """Write pairs as the texts that :func:`tokenize_pairs` tokenizes.
 
     Parameters
     ----------
-    pairs, tokenizer, pair_format, intentions, context, max_length
+    pairs, tokenizer, pair_format, intentions, context, max_length, long_text
         See :func:`tokenize_pairs`.
 
     Returns
     -------
     texts : list of str
-        Each has ``max_length`` tokens at most, unless the shortest form of a pair has more.
+        With ``long_text="edit"`` each has ``max_length`` tokens at most, unless the shortest form of a pair has more.
     """
-    texts, _, _ = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length)
+    texts, _, _ = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
     return texts
 
 
@@ -99,20 +118,33 @@ def _write_and_tokenize(
     intentions: Sequence[str],
     context: int | None,
     max_length: int,
+    long_text: str,
 ) -> tuple[list[str], list[list[int]], int]:
     """Return the text of each pair, its token ids, and how many pairs were too long."""
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
-        with _tokenizing:
-            return tokenizer(texts, split_special_tokens=True, verbose=False, **options)["input_ids"]
+        return _encode(tokenizer, texts, **options)["input_ids"]
 
     def fits(text: str) -> bool:
         return len(tokenize([text])[0]) <= max_length
 
     texts = [write_pair(pair, pair_format, intentions, context) for pair in pairs]
     token_ids = tokenize(texts)
-    too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length]
+    too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length and long_text == "edit"]
     for row in too_long:
         texts[row] = write_shortened(pairs[row], pair_format, intentions, context, fits)
         token_ids[row] = tokenize([texts[row]], truncation=True, max_length=max_length)[0]
     return texts, token_ids, len(too_long)
+
+
+def _encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+    with _tokenizing:
+        return tokenizer(texts, split_special_tokens=True, verbose=False, **options)
+
+
+def _special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before each text, and behind it."""
+    encoded = _encode(tokenizer, "a", return_special_tokens_mask=True)
+    token_ids, is_special = encoded["input_ids"], encoded["special_tokens_mask"]
+    n_before, n_behind = is_special.index(0), is_special[::-1].index(0)
+    return token_ids[:n_before], token_ids[len(token_ids) - n_behind :]

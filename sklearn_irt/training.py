@@ -28,6 +28,7 @@ from .randomness import OwnDraws
 from .scoring import HeldOutScores
 from .trained_part import TrainedPart
 from .training_state import restore_training_state, restored_history
+from .windows import mean_by_text, run_in_parts, split_by_text
 
 _logger = logging.getLogger(__name__)
 # Epochs without a better score after which early stopping stops.
@@ -77,9 +78,22 @@ class LayerwiseNet(NeuralNetClassifier):
         return iter(self.module_.learned_parameters.items())
 
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
-        """Compute logits; weights belong to the loss."""
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items() if name != "weight"}
+        """Compute the logits of texts, the means of those of their windows; weights belong to the loss."""
+        run = partial(self._infer_windows, **fit_params)
+        return mean_by_text(run_in_parts(run, x, self.count_together(x)), x["n_windows"].tolist())
+
+    def _infer_windows(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items()}
         return super().infer(inputs, **fit_params)
+
+    def count_together(self, inputs: dict[str, torch.Tensor]) -> int:
+        """Return how many windows of a batch may run together: as many as it has texts, or as a part may have."""
+        return max(len(inputs["n_windows"]), self._most_in_part(inputs))
+
+    def _most_in_part(self, inputs: dict[str, torch.Tensor]) -> int:
+        if torch.device(self.device).type != "cpu":
+            return self.batch_size  # the user chose it so that as many fit
+        return max(1, _MOST_TOKENS_ON_A_CPU // inputs["input_ids"].shape[1])
 
     def get_loss(
         self, y_pred: torch.Tensor, y_true: torch.Tensor, X: dict[str, torch.Tensor], training: bool = False
@@ -92,7 +106,8 @@ class LayerwiseNet(NeuralNetClassifier):
         """Compute loss and gradients of a batch, and stop if the loss is not finite.
 
         On a CPU a batch of many tokens goes in parts, whose gradients add up to those of the batch: what layers keep
-        for their gradients is most of a fit's memory, and would be as large as the longest texts make it.
+        for their gradients is most of a fit's memory, and would be as large as the longest texts make it. On a GPU one
+        of more windows than ``batch_size`` does so.
         """
         assert self.draws_ is not None
         with self.draws_.block():
@@ -104,13 +119,15 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def split(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield the parts of a batch that go through the trained part together; their losses add up to the batch's."""
-        n_texts, width = inputs["input_ids"].shape
-        on_cpu = torch.device(self.device).type == "cpu"
-        n_parts = -(-n_texts // max(1, _MOST_TOKENS_ON_A_CPU // width)) if on_cpu else 1
-        for rows in torch.arange(n_texts).split(-(-n_texts // n_parts)):
-            part = {name: tensor[rows] for name, tensor in inputs.items()}
-            part["weight"] = part["weight"] * (len(rows) / n_texts)  # the loss is a mean over the batch
-            yield part, labels[rows]
+        for texts, part in split_by_text(inputs, self._most_in_part(inputs)):
+            part["weight"] = part["weight"] * (len(part["weight"]) / len(labels))  # the loss is a mean over the batch
+            yield part, labels[texts]
+
+    def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+        """Weigh the batch by its texts in the loss of the epoch; skorch counts windows."""
+        super().on_batch_end(net, batch=batch, training=training, **kwargs)
+        _, labels = batch
+        self.history.record_batch("train_batch_size" if training else "valid_batch_size", len(labels))
 
     def divergence(self, what: str) -> FloatingPointError:
         """Return the error that says where training diverged."""

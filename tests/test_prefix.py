@@ -32,9 +32,8 @@ def logits_from(backbone, first_layer, token_ids=TOKEN_IDS, n_layers="all"):
     rows = np.arange(len(token_ids))
     texts = [StatesDataset(states, rows, unknown, unknown)[row] for row in rows]
     inputs, _ = pad_batch(texts, backbone.tokenizer.pad_token_id)
-    inputs.pop("weight")
     with torch.no_grad():
-        return part(**inputs)
+        return part(**{name: inputs[name] for name in ("states", "input_ids", "attention_mask")})
 
 
 def plain_logits(backbone, token_ids=TOKEN_IDS):
