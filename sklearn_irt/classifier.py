@@ -557,7 +557,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                     training_state = capture_training_state(net)
             finally:
                 if selected_layers.n_steps:
+                    seen_before = self.class_count_ if in_parts and hasattr(self, "net_") else 0
                     self._keep(net, selected_layers, data.classes, plan.n_layers, columns)
+                    self.class_count_ = seen_before + np.bincount(data.labels, minlength=len(data.classes))
                     self._training_state = training_state
         return self
 
@@ -654,10 +656,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         path : str or path-like
             The folder.
         **parameters : Any
-            New values of ``backbone``, ``backbone_options``, ``device``, ``memory``, ``precision``, ``prefix_cache`` or
-            ``verbose``. Without a new one the precision is that of the fit; pass ``precision="auto"`` on another
-            machine. The values that a file cannot or must not hold have to be passed again: a callable ``pair_format``,
-            a ``selection`` of a class of one's own, a ``memory``, ``backbone_options`` that may run code.
+            New values of ``backbone``, ``backbone_options``, ``device``, ``memory``, ``precision``, ``prefix_cache``,
+            ``verbose``, ``checkpoint_dir``, ``checkpoint_interval`` or ``resume``. Without a new one the precision is
+            that of the fit; pass ``precision="auto"`` on another machine. The values that a file cannot or must not
+            hold have to be passed again: callables, a ``selection`` of a class of one's own, a ``memory``,
+            ``backbone_options`` that may run code.
 
         Returns
         -------

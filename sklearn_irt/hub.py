@@ -71,5 +71,5 @@ def _without_places(classifier: Any) -> Any:
     copied.backbone = _without_place(backbone, "local") if is_local else backbone
     copied.backbone_options = {name: value for name, value in options.items() if name not in _PLACES} or None
     copied._fitted_backbone = copied.backbone, copied.backbone_options or {}
-    copied.memory = None
+    copied.memory = copied.checkpoint_dir = copied._training_state = None
     return copied

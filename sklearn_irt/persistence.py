@@ -25,7 +25,10 @@ from .stored_folder import check_folder, replaced_folder
 SAVED = "saved IRTuningClassifier"
 _CLASSIFIER, _ARRAYS = "classifier.json", "arrays.safetensors"
 # Parameters that say where and how to compute, and nothing of what was learned.
-_FREE = ("backbone", "backbone_options", "device", "memory", "precision", "prefix_cache", "verbose")
+_FREE = (
+    *("backbone", "backbone_options", "device", "memory", "precision", "prefix_cache", "verbose"),
+    *("checkpoint_dir", "checkpoint_interval", "resume"),
+)
 _VERSIONS = ("sklearn-irt", "numpy", "peft", "scikit-learn", "skorch", "torch", "transformers")
 
 
