@@ -10,10 +10,12 @@ from weakref import WeakValueDictionary
 
 import torch
 import transformers
+from peft import PeftConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from .adapters import attach_adapters
 from .attention import choose_attention
 from .backbone_files import absolute, file_times, locate_backbone, quiet_transformers
 from .head import head_modules
@@ -160,13 +162,42 @@ def describe_backbone(
     ValueError
         If there are no such layers.
     """
-    trusted = (options or {}).get("trust_remote_code", False)
-    with torch.device("meta"), isolated_seed(0, torch.device("cpu")):  # remote code may draw what it likes
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
+    model = _without_weights(config, options)
     n_parameters = count_parameters(model)
     layers = get_layers(model, find_stack(model))
     drop_upper_layers(layers, n_layers)
     return BackboneSize(n_parameters, len(layers), count_parameters(layers))
+
+
+def check_adapter_fits(
+    adapter: PeftConfig | None, config: Any, layers: Sequence[int], options: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse adapters that find no place in a backbone's layers, before its weights are read.
+
+    Parameters
+    ----------
+    adapter, layers
+        See :func:`~sklearn_irt.adapters.attach_adapters`.
+    config : PreTrainedConfig
+        The backbone's configuration.
+    options : mapping, default=None
+        See :func:`load_backbone`.
+
+    Raises
+    ------
+    ValueError
+        If they find none.
+    """
+    if adapter is not None:
+        model = _without_weights(config, options)
+        with torch.device("meta"), isolated_seed(0, torch.device("cpu")):
+            attach_adapters(model, find_stack(model), layers, adapter)
+
+
+def _without_weights(config: Any, options: Mapping[str, Any] | None) -> PreTrainedModel:
+    trusted = (options or {}).get("trust_remote_code", False)
+    with torch.device("meta"), isolated_seed(0, torch.device("cpu")):  # remote code may draw what it likes
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
 
 
 def load_backbone(

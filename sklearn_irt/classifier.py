@@ -19,13 +19,14 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config, check_suits
-from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
+from .backbone import Backbone, check_adapter_fits, describe_backbone, load_backbone, load_config, load_tokenizer
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .labels import read_labels, weigh_rows
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .pairs import Pair, read_pairs
+from .parameters import check_nested, check_pair_format, refuse_booleans
 from .precision import (
     LARGE_BACKBONE,
     choose_device,
@@ -255,7 +256,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "adapter": [StrOptions({"lora", "dora", "ia3", "bottleneck"}), PeftConfig, None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, np.inf, closed="neither")],
         "class_weight": [StrOptions({"balanced", "sqrt-balanced"}), dict, None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -365,6 +366,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
         pairs, labels, weights, classes = self._read_training_data(X, y, sample_weight, columns)
         adapter = adapter_config(self.adapter)
+        memory = open_memory(self.memory)
         random_state = own_generator(self.random_state)
         device = choose_device(self.device)
         check_quantization(self.quantization, device, self.adapter)
@@ -376,6 +378,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             len(pairs), self.batch_size, self.validation_fraction if self.early_stopping else 0.0
         )
         selection = self._begin_selection(adapter, layers, random_state, n_layers, steps_per_epoch)
+        check_adapter_fits(adapter, config, layers.tolist(), self.backbone_options)
         start = self._start_of_warm_start(selection, classes, n_layers, layers)
         tokenizer = load_tokenizer(self.backbone, self.backbone_options)
         self._check_max_length(config, tokenizer)
@@ -402,29 +405,24 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             options=self.backbone_options,
             quantization=self.quantization,
         )
-        backbone = load()
-        if self.drop_layers:
-            dropped = self._choose_dropped(backbone, tokenized.token_ids, size.n_layers, start, random_state)
-            backbone = load(dropped=dropped)
-        first_layer = 0 if selection.trains_embeddings else int(layers[0])
-        module = {
-            "backbone": backbone,
-            "n_classes": len(classes),
-            "n_layers": n_layers,
-            "layers": layers,
-            "adapter": adapter,
-            "seed": module_seed,
-            "trains_embeddings": selection.trains_embeddings,
-        }
         with torch.inference_mode(False), open_store(self.prefix_cache, n_tokens, hidden_size) as store:
             self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
+            backbone = load()
+            if self.drop_layers:
+                dropped = self._choose_dropped(backbone, tokenized.token_ids, size.n_layers, start, random_state)
+                backbone = load(dropped=dropped)
+            first_layer = 0 if selection.trains_embeddings else int(layers[0])
+            module = {
+                "backbone": backbone,
+                "n_classes": len(classes),
+                "n_layers": n_layers,
+                "layers": layers,
+                "adapter": adapter,
+                "seed": module_seed,
+                "trains_embeddings": selection.trains_embeddings,
+            }
             states = compute_prefix_states(
-                backbone,
-                tokenized.token_ids,
-                first_layer,
-                store,
-                open_memory(self.memory),
-                show_progress=self.verbose >= 1,
+                backbone, tokenized.token_ids, first_layer, store, memory, show_progress=self.verbose >= 1
             )
             states.move_to_roomy(device)
             selected_layers = SelectedLayers(selection, states, self.max_epochs * steps_per_epoch)
@@ -647,6 +645,32 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = sum("train_loss" in epoch for epoch in net.history)
         self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())
         self.precision_ = net.module_.backbone.precision
+
+    def set_params(self, **params: Any) -> IRTuningClassifier:
+        """Set parameters, also those of an object in ``selection``.
+
+        Parameters
+        ----------
+        **params : dict
+            By their names; ``selection__n_splits`` is the parameter ``n_splits`` of the object in ``selection``.
+
+        Returns
+        -------
+        self : IRTuningClassifier
+            This estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or none within, as in a ``selection`` that is a string.
+        """
+        check_nested(self, params)
+        return super().set_params(**params)
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        refuse_booleans(self)
+        check_pair_format(self.pair_format)
 
     def _say(self, message: str) -> None:
         if self.verbose >= 1:

@@ -170,10 +170,18 @@ def open_store(prefix_cache: str, n_tokens: int, hidden_size: int) -> Iterator[S
 
 
 def open_memory(memory: Any) -> Memory | None:
-    """Turn a ``memory`` parameter into joblib's Memory, or None."""
-    if memory is None:
-        return None
-    return memory if isinstance(memory, Memory) else Memory(os.fspath(memory), verbose=0)
+    """Turn a ``memory`` parameter into joblib's Memory, or None; refuse with an OSError what is no folder to write."""
+    if memory is None or isinstance(memory, Memory):
+        return memory
+    if not os.fspath(memory):
+        raise ValueError("memory='' names no folder: give one, or None.")
+    try:
+        return Memory(os.fspath(memory), verbose=0)
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"memory={os.fspath(memory)!r} cannot be written ({error.strerror}): give another folder, or None",
+        ) from error
 
 
 def read_from_memory(memory: Memory, key: StatesKey) -> torch.Tensor | None:
