@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .adapters import adapter_config, check_suits
-from .backbone import Backbone, check_adapter_fits, describe_backbone, load_backbone, load_config, load_tokenizer
+from .backbone import Backbone, load_backbone, load_config, load_tokenizer
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
@@ -46,6 +46,7 @@ from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
 from .tokenization import TokenizedPairs, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
+from .without_weights import check_adapter_fits, describe_backbone
 
 
 class IRTuningClassifier(ClassifierMixin, BaseEstimator):
@@ -404,6 +405,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             device=device,
             options=self.backbone_options,
             quantization=self.quantization,
+            weights=None if start is None else self.net_.module_.backbone.origin["weights"],
         )
         with torch.inference_mode(False), open_store(self.prefix_cache, n_tokens, hidden_size) as store:
             self._say(f"Prefix states ({n_tokens * hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
@@ -485,6 +487,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _compute_probabilities(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
+        part.backbone.check_files()
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
         return softmax(logits, axis=1)[tokenized.texts]
