@@ -44,7 +44,7 @@ from .selection import LayerSelection
 from .selection.base import layer_indices
 from .selection.named import NAMED, selection_for_fit
 from .states_store import open_memory, open_store
-from .tokenization import TokenizedPairs, tokenize_pairs
+from .tokenization import TokenizedPairs, check_room, tokenize_pairs
 from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
 from .without_weights import check_adapter_fits, describe_backbone
 
@@ -587,6 +587,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
+        if pairs[0].before is not None:
+            check_room(tokenizer, self.pair_format, intentions, self.max_length)
         tokenized = tokenize_pairs(pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length)
         if tokenized.n_cut:
             warnings.warn(
