@@ -98,7 +98,7 @@ class Backbone:
         """
         changed = overwritten(self.files)
         shorter = [path for path in changed if is_shorter(path, self.files)]
-        if shorter or (changed and fingerprint(_read(self.model, self.drawn)) != self.origin["weights"]):
+        if shorter or (changed and fingerprint(_frozen_for_all(self.model)) != self.origin["weights"]):
             raise RuntimeError(
                 f"{(shorter or changed)[0]} was written over since the backbone was loaded from it, and its weights in "
                 "memory with it: put the old file back, then predict again. What was trained is not lost."
@@ -134,7 +134,7 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     reserved = sorted(set(options or {}) & set(_RESERVED_OPTIONS))
     if reserved:
         raise ValueError(
-            f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself: leave it out."
+            f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself. Leave it out."
         )
     location = locate_backbone(backbone)
     with reading("configuration", backbone):
@@ -252,7 +252,7 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
         )
     drawn = _missing(report)
     _check_complete(model, drawn, backbone)
-    origin = {**origin, "weights": fingerprint(_read(model, drawn))}
+    origin = {**origin, "weights": fingerprint(_frozen_for_all(model))}
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
@@ -266,9 +266,14 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
     return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin, files)
 
 
-def _read(model: PreTrainedModel, drawn: frozenset[str]) -> list[nn.Parameter]:
-    """Return the parameters that files held."""
-    return [parameter for name, parameter in model.named_parameters() if name not in drawn]
+def _frozen_for_all(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the weights but those of the head, which each classifier trains and keeps for itself."""
+    head = _ids_of_head(model)
+    return [parameter for parameter in model.parameters() if id(parameter) not in head]
+
+
+def _ids_of_head(model: PreTrainedModel) -> set[int]:
+    return {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
 
 
 def _quantization_options(config: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,7 +340,7 @@ def _missing(report: Mapping[str, Any]) -> frozenset[str]:
 
 def _check_complete(model: PreTrainedModel, drawn: frozenset[str], backbone: str | os.PathLike[str]) -> None:
     """Refuse a checkpoint that lacks weights, for which transformers would draw random ones."""
-    head = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
+    head = _ids_of_head(model)
     behind = {name for name, parameter in model.named_parameters() if id(parameter) in head}
     lacking = sorted(drawn - behind)
     if lacking:
