@@ -171,7 +171,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     memory : str, path-like, joblib.Memory or None, default=None
         A folder, or a ``joblib.Memory``, in which the states are kept for other processes and later sessions as well.
         Only processes that compute with as many threads find them, as the workers of one grid search do: with another
-        number of threads the last bits are others.
+        number of threads the last bits are others. Where the disk is full, a warning says so, and the fit goes on.
 
     warm_start : bool, default=False
         Whether ``fit`` starts from the adapters and head of the fit before, with a new schedule, instead of from new
@@ -360,6 +360,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         ------
         TypeError, ValueError
             If parameters, X or y cannot be used; the message names the row. No weights are loaded before.
+        OSError
+            If ``memory`` cannot be written, or the disk has no room for ``prefix_cache="disk"``; the same holds.
         FloatingPointError
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
         """
@@ -448,6 +450,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        TypeError, ValueError
+            If X cannot be used, or its columns are not those of the fit; the message names the row or column.
+        RuntimeError
+            If the file that the backbone is mapped from was written over since. What was trained is not lost.
         """
         probabilities = self._answer(X)
         return self.classes_[np.argmax(probabilities, axis=1)]
@@ -464,6 +475,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``; rows sum to 1.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As in :meth:`predict`.
         """
         return self._answer(X)
 
