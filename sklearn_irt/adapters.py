@@ -143,7 +143,9 @@ def attach_adapters(model: PreTrainedModel, stack: str, layers: Sequence[int], c
     try:
         inject_adapter_in_model(restricted, model)
     except ValueError as error:
-        raise ValueError(f"adapter={type(config).__name__} does not fit {type(model).__name__}: {error}") from error
+        raise ValueError(
+            f"adapter={type(config).__name__} does not fit {type(model).__name__}: {error}. Change the configuration."
+        ) from error
     finally:
         changed = _put_back(weights)
     if changed:

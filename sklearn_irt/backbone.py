@@ -5,24 +5,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from .attention import choose_attention
-from .backbone_files import absolute, cached_commit, cached_folder, file_times, locate_backbone, quiet_transformers
+from .backbone_files import (
+    absolute,
+    cached_commit,
+    cached_folder,
+    file_times,
+    locate_backbone,
+    quiet_transformers,
+    reading,
+)
+from .fingerprint import FileState, fingerprint, is_shorter, overwritten, weight_files
 from .head import head_modules
 from .layer_dropping import without_layers
 from .partial_model import stand_in_for
 from .precision import DTYPES
 from .quantization import quantization_options
 from .randomness import isolated_seed
-from .stack import count_parameters, drop_upper_layers, find_stack, get_layers
+from .stack import find_stack, get_layers
 
 # Options of from_pretrained that concern weights alone, and those that the package sets itself.
 _WEIGHT_OPTIONS = ("use_safetensors", "attn_implementation")
@@ -61,7 +70,9 @@ class Backbone:
     identity : str
         Equal for two backbones that compute the same: a hash of files and their times, precision, options and versions.
     origin : dict
-        The arguments that it was loaded with.
+        The arguments that it was loaded with, and the fingerprint of its weights.
+    files : dict of str to tuple
+        The weight files and their state then.
     commit : str or None
         Of a hub id: which one was loaded.
     """
@@ -73,6 +84,7 @@ class Backbone:
     stand_in: Callable[..., Any] = field(repr=False)
     identity: str
     origin: dict[str, Any] = field(repr=False)
+    files: dict[str, FileState] = field(default_factory=dict, repr=False)
     commit: str | None = None
 
     @property
@@ -89,19 +101,24 @@ class Backbone:
         """Return the context in which fp32 adapters compute in the precision of the frozen weights."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def check_files(self) -> None:
+        """Refuse to compute with weights that were written over in the file that they are mapped from.
+
+        Raises
+        ------
+        RuntimeError
+            If they were. Adapters and head are not concerned.
+        """
+        changed = overwritten(self.files)
+        shorter = [path for path in changed if is_shorter(path, self.files)]
+        if shorter or (changed and fingerprint(_frozen_for_all(self.model)) != self.origin["weights"]):
+            raise RuntimeError(
+                f"{(shorter or changed)[0]} was written over since the backbone was loaded from it, and its weights in "
+                "memory with it: put the old file back, then predict again. What was trained is not lost."
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return load_from_origin, (self.origin,)
-
-
-class BackboneSize(NamedTuple):
-    """How large a backbone is."""
-
-    n_parameters: int
-    """Of the whole model."""
-    n_layers: int
-    """Transformer layers that run."""
-    n_layer_parameters: int
-    """Parameters of the layers that run."""
 
 
 def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Any:
@@ -124,14 +141,17 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
     ValueError
         If it cannot be loaded, or transformers has no sequence-classification head for its family.
     """
+    for name in options or {}:
+        if not isinstance(name, str):
+            raise TypeError(f"backbone_options={options!r} must have strings for names, not {name!r}.")
     reserved = sorted(set(options or {}) & set(_RESERVED_OPTIONS))
     if reserved:
-        raise ValueError(f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself.")
+        raise ValueError(
+            f"backbone_options must not hold {reserved[0]!r}: the classifier sets it itself. Leave it out."
+        )
     location = locate_backbone(backbone)
-    try:
+    with reading("configuration", backbone):
         config = AutoConfig.from_pretrained(cached_folder(location, options), **_file_options(options))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(backbone, error) from error
     # Remote code brings a head of its own.
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not getattr(config, "auto_map", None):
         raise ValueError(
@@ -139,39 +159,6 @@ def load_config(backbone: str | os.PathLike[str], options: Mapping[str, Any] | N
             "sequence-classification head: use another one."
         )
     return config
-
-
-def describe_backbone(
-    config: Any, n_layers: str | float = "all", options: Mapping[str, Any] | None = None
-) -> BackboneSize:
-    """Count layers and parameters of a backbone without reading its weights.
-
-    Parameters
-    ----------
-    config : PreTrainedConfig
-        Its configuration.
-    n_layers : {"all"}, int or float, default="all"
-        See :func:`~sklearn_irt.stack.drop_upper_layers`.
-    options : mapping, default=None
-        See :func:`load_backbone`.
-
-    Returns
-    -------
-    size : BackboneSize
-        What was counted.
-
-    Raises
-    ------
-    ValueError
-        If there are no such layers.
-    """
-    trusted = (options or {}).get("trust_remote_code", False)
-    with torch.device("meta"), isolated_seed(0, torch.device("cpu")):  # remote code may draw what it likes
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
-    n_parameters = count_parameters(model)
-    layers = get_layers(model, find_stack(model))
-    drop_upper_layers(layers, n_layers)
-    return BackboneSize(n_parameters, len(layers), count_parameters(layers))
 
 
 def load_backbone(
@@ -182,6 +169,7 @@ def load_backbone(
     options: Mapping[str, Any] | None = None,
     quantization: str | None = None,
     dropped: Sequence[int] = (),
+    weights: str | None = None,
 ) -> Backbone:
     """Load a backbone, frozen, unless this process has it already.
 
@@ -202,6 +190,9 @@ def load_backbone(
         See :func:`~sklearn_irt.quantization.quantization_options`.
     dropped : sequence of int, default=()
         Layers that are left out.
+    weights : str or None, default=None
+        What :func:`~sklearn_irt.fingerprint.fingerprint` must give for its weights, where adapters were trained on
+        them already.
 
     Returns
     -------
@@ -211,8 +202,8 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If it cannot be loaded, has no stack of layers or one that cannot be started in the middle, or its tokenizer
-        does not suit it.
+        If it cannot be loaded, has no stack of layers or one that cannot be started in the middle, its tokenizer does
+        not suit it, or its weights are others.
     """
     location, config = locate_backbone(backbone), load_config(backbone, options)
     commit = cached_commit(location, options)
@@ -237,6 +228,11 @@ def load_backbone(
             loaded = _loaded[identity] = _load(location, config, options, identity, origin)
             loaded.commit = commit
         _latest[:] = [loaded]
+    if weights not in (None, loaded.origin["weights"]):
+        raise ValueError(
+            f"The weights of backbone={os.fspath(backbone)!r} are not those that this classifier was trained on, so "
+            "that it would predict something else: put the files of that time back, or fit a new classifier."
+        )
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
@@ -255,20 +251,19 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
     backbone, device = origin["backbone"], origin["device"]
     tokenizer = load_tokenizer(backbone, options)
     _check_tokenizer(tokenizer, config, backbone)
-    try:
-        with isolated_seed(0, device):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                location,
-                dtype=DTYPES[origin["precision"]],
-                ignore_mismatched_sizes=True,  # what lacks is named below
-                output_loading_info=True,
-                **_quantization_options(config, origin),
-                **options,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _cannot_load(backbone, error) from error
+    files = weight_files(location)
+    with reading("weights", backbone), isolated_seed(0, device):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            location,
+            dtype=DTYPES[origin["precision"]],
+            ignore_mismatched_sizes=True,  # what lacks is named below
+            output_loading_info=True,
+            **_quantization_options(config, origin),
+            **options,
+        )
     drawn = _missing(report)
     _check_complete(model, drawn, backbone)
+    origin = {**origin, "weights": fingerprint(_frozen_for_all(model))}
     # A decoder's head pools at the last token that is not this one.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
@@ -279,7 +274,17 @@ def _load(location: str, config: Any, options: dict[str, Any], identity: str, or
         model.to(device)
     stack = find_stack(model)
     stand_in = stand_in_for(get_layers(model, stack), model)
-    return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin)
+    return Backbone(model, tokenizer, stack, drawn, stand_in, identity, origin, files)
+
+
+def _frozen_for_all(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the weights but those of the head, which each classifier trains and keeps for itself."""
+    head = _ids_of_head(model)
+    return [parameter for parameter in model.parameters() if id(parameter) not in head]
+
+
+def _ids_of_head(model: PreTrainedModel) -> set[int]:
+    return {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
 
 
 def _quantization_options(config: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,12 +313,9 @@ def load_tokenizer(backbone: str | os.PathLike[str], options: Mapping[str, Any] 
     ValueError
         If it cannot be loaded, or has no token to pad with.
     """
-    try:
-        with quiet_transformers():
-            location = cached_folder(locate_backbone(backbone), options)
-            tokenizer = AutoTokenizer.from_pretrained(location, **_file_options(options))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(backbone, error) from error
+    with reading("tokenizer", backbone), quiet_transformers():
+        location = cached_folder(locate_backbone(backbone), options)
+        tokenizer = AutoTokenizer.from_pretrained(location, **_file_options(options))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError(
@@ -350,7 +352,7 @@ def _missing(report: Mapping[str, Any]) -> frozenset[str]:
 
 def _check_complete(model: PreTrainedModel, drawn: frozenset[str], backbone: str | os.PathLike[str]) -> None:
     """Refuse a checkpoint that lacks weights, for which transformers would draw random ones."""
-    head = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
+    head = _ids_of_head(model)
     behind = {name for name, parameter in model.named_parameters() if id(parameter) in head}
     lacking = sorted(drawn - behind)
     if lacking:
@@ -374,15 +376,3 @@ def _check_tokenizer(tokenizer: Any, config: Any, backbone: str | os.PathLike[st
             f"The head of backbone={os.fspath(backbone)!r} reads the state of the end token (eos_token_id={end}), but "
             "its tokenizer does not end each text with one, or pads with it: use the tokenizer that belongs to it."
         )
-
-
-def _cannot_load(backbone: str | os.PathLike[str], error: Exception) -> ValueError:
-    hint = ""
-    if "safetensors" in str(error):
-        hint = (
-            " Only safetensors and GGUF files are read, for other formats can run code. If you trust the file, pass "
-            "backbone_options={'use_safetensors': False}."
-        )
-    if "trust_remote_code" in str(error):
-        hint = " If you trust its code, pass backbone_options={'trust_remote_code': True}."
-    return ValueError(f"The backbone {os.fspath(backbone)!r} cannot be loaded: {error}{hint}")

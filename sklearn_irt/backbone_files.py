@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download, try_to_load_from_cache
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 
 ALIASES = ("smollm2-135m", "minilm-l6")
@@ -25,6 +26,8 @@ _quiet = RLock()
 # Configuration and vocabularies.
 _CONTENT = ("config.json", "tokenizer.json", "vocab.*", "merges.txt", "*.model")
 _COMMIT_IN_CACHE = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
+# Names on the hub that have no owner, such as "roberta-base", are less like an alias; "smollm" is more.
+_LIKENESS = 0.65
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -82,16 +85,61 @@ def find_source(backbone: str | os.PathLike[str]) -> str:
         return str(path.resolve())
     if name and path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint.")
+            raise ValueError(
+                f"The folder backbone={name!r} has no config.json: it is no transformers checkpoint. "
+                "Name a folder that save_pretrained wrote."
+            )
         return str(path.resolve())
-    misspelt = [] if "/" in name else get_close_matches(name.lower(), ALIASES, cutoff=0.8)
+    misspelt = [] if "/" in name else get_close_matches(name.lower(), ALIASES, cutoff=_LIKENESS)
     if misspelt or path.exists() or not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
-        hint = f" Did you mean {misspelt[0]!r}?" if misspelt else ""
         raise ValueError(
-            f"backbone={name!r} is no alias ({', '.join(ALIASES)}), no existing folder or .gguf file, and no hub id."
-            + hint
+            f"backbone={name!r} is no alias ({', '.join(ALIASES)}), no existing folder or .gguf file, and no hub id. "
+            + (f"Did you mean {misspelt[0]!r}?" if misspelt else "Give one of these; of a file, its folder.")
         )
     return name
+
+
+@contextmanager
+def reading(part: str, backbone: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the backbone in whatever error comes of reading one of its files.
+
+    Parameters
+    ----------
+    part : {"configuration", "tokenizer", "weights"}
+        What is read.
+    backbone : str or path-like
+        Where from.
+
+    Raises
+    ------
+    ValueError
+        If there is any error, unless it says that memory is short or a package is not installed.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, ImportError):
+        raise
+    except Exception as error:  # damaged files make transformers, tokenizers and safetensors raise errors of any kind
+        reason = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"The backbone {os.fspath(backbone)!r} cannot be loaded: its {part} cannot be read ({reason.strip()}). "
+            + _how_to_load(part, reason)
+        ) from error
+
+
+def _how_to_load(part: str, reason: str) -> str:
+    if "trust_remote_code" in reason:
+        return "If you trust its code, pass backbone_options={'trust_remote_code': True}."
+    if "no file named model.safetensors" in reason:
+        return (
+            "Only safetensors and GGUF files are read, for other formats can run code. If you trust the file, pass "
+            "backbone_options={'use_safetensors': False}."
+        )
+    if "unexpected keyword argument" in reason:
+        return "Leave that out of backbone_options."
+    if "attn_implementation" in reason:
+        return "Change attn_implementation in backbone_options."
+    return f"Fetch the files of its {part} again, or use another backbone."
 
 
 def absolute(backbone: str | os.PathLike[str]) -> str:
@@ -195,18 +243,19 @@ def _convert_gguf(file: Path) -> Path:
     folder = cache_folder() / f"{file.stem}-{digest(file)[:16]}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-    try:
-        _write_safetensors(file, unfinished)
-        os.chmod(unfinished, 0o755)  # mkdtemp's folders are for their owner alone
+    with _writing_to(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
         try:
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was first, and its folder serves
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            _write_safetensors(file, unfinished)
+            os.chmod(unfinished, 0o755)  # mkdtemp's folders are for their owner alone
+            try:
+                os.rename(unfinished, folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was first, and its folder serves
+                    raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -214,6 +263,18 @@ def digest(file: Path) -> str:
     """Return the sha256 of a file's content, computed once a process unless its size or time changes."""
     stat = file.stat()
     return _digest(file, stat.st_size, stat.st_mtime_ns)
+
+
+@contextmanager
+def _writing_to(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            getattr(error, "errno", None),
+            f"A .gguf file is converted in the folder {cache}, which cannot be written ({error}): let the environment "
+            "variable SKLEARN_IRT_CACHE name another, or free some space",
+        ) from error
 
 
 @cache
@@ -224,8 +285,9 @@ def _digest(file: Path, size: int, modified: int) -> str:
 
 def _write_safetensors(file: Path, folder: str) -> None:
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        with reading("weights", file):
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         config = model.config
         # transformers refuses to save a model that still says it is quantized.
         if hasattr(config, "quantization_config"):

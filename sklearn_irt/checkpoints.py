@@ -62,7 +62,7 @@ class Checkpoints(Callback):
         if self.found is None:
             self.begun_with["generator"] = random_state.get_state(legacy=False)
             return
-        self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor")}
+        self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor", "weights")}
         random_state.set_state(self.found["generator"])
         if self.found["processor"] != processor():
             warnings.warn(

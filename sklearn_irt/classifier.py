@@ -5,13 +5,11 @@ from __future__ import annotations  # help() would write out the many types that
 import logging
 import os
 import warnings
-from functools import partial
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
@@ -22,48 +20,27 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .adapters import adapter_config, check_suits
-from .backbone import Backbone, describe_backbone, load_backbone, load_config, load_tokenizer
-from .backbone_files import absolute, file_times, locate_backbone
-from .batching import StatesDataset
-from .callbacks import SelectedLayers, describe_layers
-from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
 from .contradictions import describe_contradictions
 from .doc_link import link_to_documentation
 from .export import export_classifier
-from .fit_plan import FitPlan, TrainingData
+from .fit_plan import TrainingData
 from .fitted_state import put_together, take_apart
+from .fitting import fit_classifier
 from .html_repr import write_training
 from .hub import push_classifier
 from .labels import read_labels, weigh_rows
-from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .messages import tell
 from .pairs import Pair, read_pairs
+from .parameters import check_nested, check_pair_format, refuse_booleans
 from .persistence import load_classifier, save_classifier
-from .precision import (
-    LARGE_BACKBONE,
-    choose_device,
-    choose_precision,
-    product_rates,
-    product_size,
-    warn_of_slow_fit,
-)
 from .predicting import decide, predict_logits
-from .prefix import compute_prefix_states
-from .quantization import check_quantization
-from .randomness import own_generator
 from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
-from .selection.base import layer_indices
-from .selection.named import NAMED, selection_for_fit
-from .states_store import open_memory, open_store
-from .tokenization import TokenizedPairs, tokenize_pairs, write_texts
-from .training import LayerwiseNet, build_net, check_validation_split, count_steps, train
-from .training_state import capture_training_state
+from .selection.named import NAMED
+from .states_store import open_memory
+from .tokenization import TokenizedPairs, check_room, tokenize_pairs, write_texts
+from .training import LayerwiseNet, check_validation_split
 from .windows import pool_windows
-
-# Parameters of which the result of a fit does not depend.
-_NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
 
 _logger = logging.getLogger(__name__)
 
@@ -223,7 +200,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     memory : str, path-like, joblib.Memory or None, default=None
         A folder, or a ``joblib.Memory``, in which the states are kept for other processes and later sessions as well.
         Only processes that compute with as many threads find them, as the workers of one grid search do: with another
-        number of threads the last bits are others.
+        number of threads the last bits are others. Where the disk is full, a warning says so, and the fit goes on.
 
     checkpoint_dir : str, path-like or None, default=None
         A folder in which the state of training is written every ``checkpoint_interval`` steps and at the end of each
@@ -328,7 +305,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "adapter": [StrOptions({"lora", "dora", "ia3", "bottleneck"}), PeftConfig, None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, np.inf, closed="neither")],
         "class_weight": [StrOptions({"balanced", "sqrt-balanced"}), dict, None],
         "early_stopping": ["boolean"],
         "scoring": [str, callable, list, tuple, dict],
@@ -447,6 +424,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         ------
         TypeError, ValueError
             If parameters, X or y cannot be used; the message names the row. No weights are loaded before.
+        OSError
+            If ``memory`` cannot be written, or the disk has no room for ``prefix_cache="disk"``; the same holds.
         FloatingPointError
             If the loss is not finite; the last good weights are kept, and the estimator predicts with them.
 
@@ -459,7 +438,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
         data = self._read_training_data(X, y, sample_weight, columns)
-        return self._fit(data, columns)
+        fit_classifier(self, data, columns)
+        return self
 
     def partial_fit(
         self, X: Any, y: ArrayLike, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -504,63 +484,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         _check_partial_fit_first_call(known, classes)
         columns = self if fitted else BaseEstimator()
         data = self._read_training_data(X, y, sample_weight, columns, known.classes_)
-        return self._fit(data, columns, in_parts=True)
-
-    def _fit(self, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> IRTuningClassifier:
-        plan = self._plan(data, 1 if in_parts else self.max_epochs)
-        checkpoints = None if in_parts else self._open_checkpoints(data, plan)
-        random_state = own_generator(self.random_state)
-        if checkpoints is not None:
-            checkpoints.begin(random_state)
-        selection = self._begin_selection(plan, random_state)
-        start = self._start(plan, selection, data.classes, in_parts=in_parts)
-        state = self._training_state if in_parts else checkpoints and checkpoints.state
-        precision = self._choose_precision(plan, selection, checkpoints, in_parts=in_parts)
-        self._say(
-            f"Computing in {precision} on {plan.device}; layers {describe_layers(plan.layers)} may train, of "
-            f"{plan.n_layers} that run."
-        )
-        module_seed, dropout_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        backbone = self._load_backbone(plan, precision, start, random_state)
-        module = {
-            "backbone": backbone,
-            "n_classes": len(data.classes),
-            "n_layers": plan.n_layers,
-            "layers": plan.layers,
-            "adapter": plan.adapter,
-            "seed": module_seed,
-            "trains_embeddings": selection.trains_embeddings,
-        }
-        token_ids = plan.tokenized.token_ids
-        with torch.inference_mode(False), open_store(self.prefix_cache, plan.n_tokens, plan.hidden_size) as store:
-            self._say(f"Prefix states ({plan.n_tokens * plan.hidden_size * 2 / 1e6:.0f} MB) are kept {store.place}.")
-            states = compute_prefix_states(
-                backbone,
-                token_ids,
-                0 if selection.trains_embeddings else int(plan.layers[0]),
-                store,
-                open_memory(self.memory),
-                show_progress=self.verbose >= 1,
-            )
-            states.move_to_roomy(plan.device)
-            n_done = len(state["selection"]["scores"]) if in_parts and state else 0
-            selected_layers = SelectedLayers(selection, states, n_done + plan.n_epochs * plan.steps_per_epoch)
-            net = self._build_net(
-                module, selected_layers, data.held_out_scores, random_state, checkpoints, state, in_parts=in_parts
-            )
-            training_state = None
-            try:
-                tokenized = plan.tokenized
-                dataset = StatesDataset(states, tokenized.texts, data.labels, data.weights, tokenized.windows)
-                train(net, dataset, start, dropout_seed, state)
-                if in_parts and not net.interrupted_:
-                    training_state = capture_training_state(net)
-            finally:
-                if selected_layers.n_steps:
-                    seen_before = self.class_count_ if in_parts and hasattr(self, "net_") else 0
-                    self._keep(net, selected_layers, data.classes, plan.n_layers, columns)
-                    self.class_count_ = seen_before + np.bincount(data.labels, minlength=len(data.classes))
-                    self._training_state = training_state
+        fit_classifier(self, data, columns, in_parts=True)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -575,6 +499,15 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples,)
             The most probable class of each row.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        TypeError, ValueError
+            If X cannot be used, or its columns are not those of the fit; the message names the row or column.
+        RuntimeError
+            If the file that the backbone is mapped from was written over since. What was trained is not lost.
         """
         logits = self._answer(X)
         return self.classes_[np.argmax(logits, axis=1)]
@@ -591,6 +524,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``; rows sum to 1: the softmax of the logits.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As in :meth:`predict`.
         """
         return softmax(self._answer(X), axis=1)
 
@@ -795,6 +733,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
+        part.backbone.check_files()
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
         logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
         return pool_windows(logits, tokenized.windows)[tokenized.texts]
@@ -829,104 +768,6 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         held_out_scores.check(self.validation_fraction)
         return held_out_scores
 
-    def _plan(self, data: TrainingData, n_epochs: int) -> FitPlan:
-        """Check what can be checked, and count what will be computed, before any weight is read or number drawn."""
-        adapter = adapter_config(self.adapter)
-        device = choose_device(self.device)
-        check_quantization(self.quantization, device, self.adapter)
-        config = load_config(self.backbone, self.backbone_options)
-        size = describe_backbone(config, self.n_layers, self.backbone_options)
-        if self.drop_layers >= size.n_layers:
-            raise ValueError(
-                f"drop_layers={self.drop_layers} leaves none of the {size.n_layers} layers that run: lower it."
-            )
-        n_layers = size.n_layers - self.drop_layers
-        layers = layer_indices(self.candidate_layers, n_layers, "candidate_layers")
-        check_suits(selection_for_fit(self.selection), adapter)
-        tokenizer = load_tokenizer(self.backbone, self.backbone_options)
-        self._check_max_length(config, tokenizer)
-        tokenized = self._tokenize(data.pairs, tokenizer, data.classes, user_frame=5)
-        held_out = self.validation_fraction if self.early_stopping else 0.0
-        n_steps = count_steps(len(data.pairs), self.batch_size, held_out)
-        return FitPlan(adapter, device, config, size, n_layers, layers, tokenized, n_epochs, n_steps)
-
-    def _open_checkpoints(self, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
-        if self.checkpoint_dir is None:
-            return None
-        learned = self.net_.module_.state_dict() if self.warm_start and hasattr(self, "net_") else {}
-        description = describe_fit(
-            {name: value for name, value in self.get_params(deep=False).items() if name not in _NO_MATTER_OF_RESULTS},
-            {
-                "X": data.pairs,
-                "y": [data.classes.tolist(), data.labels.tolist()],
-                "sample_weight": data.weights.tolist(),
-                "how texts are tokenized": plan.tokenized.token_ids,
-                "what warm_start starts from": b"".join(t.cpu().numpy().tobytes() for t in learned.values()),
-            },
-            [name_and_size[:2] for name_and_size in file_times(locate_backbone(self.backbone))],
-        )
-        return open_checkpoints(self.checkpoint_dir, self.checkpoint_interval, description, resume=self.resume)
-
-    def _begin_selection(self, plan: FitPlan, random_state: np.random.RandomState) -> LayerSelection:
-        selection = selection_for_fit(self.selection)
-        selection.begin(plan.layers, random_state, n_layers=plan.n_layers, steps_per_epoch=plan.steps_per_epoch)
-        return selection
-
-    def _start(
-        self, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any], *, in_parts: bool
-    ) -> dict[str, Any] | None:
-        """Return the adapters and head to go on from, or None; refuse those that belong to something else."""
-        if not hasattr(self, "net_") or not (in_parts or self.warm_start):
-            return None
-        module = self.net_.module_
-        backbone, options = self._fitted_backbone
-        # Where n_layers changed, other layers are candidates without the user's doing.
-        changed_candidates = [] if np.array_equal(plan.layers, self.candidate_layers_) else ["candidate_layers"]
-        strategy = describe_parameter("selection", selection_for_fit(self.selection))
-        changed = [
-            *(["the classes of y"] if not np.array_equal(classes, self.classes_) else []),
-            *(["quantization"] if self.quantization != module.backbone.origin["quantization"] else []),
-            *(["drop_layers"] if self.drop_layers != len(self.dropped_layers_) else []),
-            *(["n_layers"] if plan.n_layers != self.n_layers_ else changed_candidates),
-            *(["embeddings"] if selection.trains_embeddings != module.trains_embeddings else []),
-            *(["backbone"] if absolute(self.backbone) != backbone else []),
-            *(["backbone_options"] if (self.backbone_options or {}) != options else []),
-            *(["adapter"] if _as_dict(plan.adapter) != _as_dict(module.origin["adapter"]) else []),
-            *(["selection"] if self._training_state and in_parts and strategy != self._fitted_selection else []),
-        ]
-        if changed:
-            call = "partial_fit" if in_parts else "warm_start=True"
-            raise ValueError(f"{call}, but {' and '.join(changed)} changed since the last fit: use a new estimator.")
-        return module.state_dict()
-
-    def _load_backbone(
-        self,
-        plan: FitPlan,
-        precision: str,
-        start: dict[str, Any] | None,
-        random_state: np.random.RandomState,
-    ) -> Backbone:
-        load = partial(
-            load_backbone,
-            self.backbone,
-            precision=precision,
-            device=plan.device,
-            options=self.backbone_options,
-            quantization=self.quantization,
-        )
-        backbone = load()
-        if not self.drop_layers:
-            return backbone
-        if start is not None:
-            return load(dropped=tuple(self.dropped_layers_.tolist()))
-        token_ids = plan.tokenized.token_ids
-        sample = [token_ids[text] for text in random_state.permutation(len(token_ids))[:MOST_TEXTS]]
-        dropped = least_changing_layers(
-            backbone.model, backbone.stack, backbone.tokenizer, sample, plan.size.n_layers, self.drop_layers
-        )
-        self._say(f"Layers {describe_layers(dropped)} of the backbone are left out.")
-        return load(dropped=dropped)
-
     def _check_max_length(self, config: Any, tokenizer: Any) -> None:
         # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -940,6 +781,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
+        if pairs[0].before is not None:
+            check_room(tokenizer, self.pair_format, intentions, self.max_length)
         tokenized = tokenize_pairs(
             pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
         )
@@ -958,76 +801,31 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             )
         return tokenized
 
-    def _choose_precision(
-        self, plan: FitPlan, selection: LayerSelection, checkpoints: Checkpoints | None, *, in_parts: bool
-    ) -> str:
-        """Return the precision of the fit that goes on; a new one takes the faster, where that is left open."""
-        if checkpoints is not None and checkpoints.found is not None:
-            return checkpoints.found["precision"]
-        size = product_size(plan.config)
-        goes_on = in_parts and hasattr(self, "net_") and self.precision == "auto"
-        precision = self.precision_ if goes_on else choose_precision(self.precision, *size, plan.device)
-        if plan.device.type == "cpu" and plan.size.n_parameters > LARGE_BACKBONE:
-            n_operations = plan.count_operations(has_prefix=not selection.trains_embeddings)
-            warn_of_slow_fit(plan.size.n_parameters, n_operations / product_rates(*size, plan.device)[precision])
-        if checkpoints is not None:
-            checkpoints.begun_with["precision"] = precision
-        return precision
+    def set_params(self, **params: Any) -> IRTuningClassifier:
+        """Set parameters, also those of an object in ``selection``.
 
-    def _build_net(
-        self,
-        module: dict[str, Any],
-        selected_layers: SelectedLayers,
-        held_out_scores: HeldOutScores | None,
-        random_state: np.random.RandomState,
-        checkpoints: Checkpoints | None,
-        state: dict[str, Any] | None,
-        *,
-        in_parts: bool,
-    ) -> LayerwiseNet:
-        n_epochs_before = len(state["history"]) if in_parts and state else 0
-        return build_net(
-            module,
-            selected_layers,
-            max_epochs=n_epochs_before + 1 if in_parts else self.max_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            held_out_scores=held_out_scores,
-            validation_fraction=self.validation_fraction,
-            random_state=random_state,
-            verbose=self.verbose,
-            decays=not in_parts,
-            checkpoints=checkpoints,
-        )
+        Parameters
+        ----------
+        **params : dict
+            By their names; ``selection__n_splits`` is the parameter ``n_splits`` of the object in ``selection``.
 
-    def _keep(
-        self,
-        net: LayerwiseNet,
-        selected_layers: SelectedLayers,
-        classes: NDArray[Any],
-        n_layers: int,
-        columns: BaseEstimator,
-    ) -> None:
-        net.release_training_state()
-        if columns is not self:
-            self.__dict__.pop("feature_names_in_", None)
-            self.__dict__.update(vars(columns))
-        self.net_ = net
-        self._fitted_backbone = absolute(self.backbone), dict(self.backbone_options or {})
-        self.classes_ = classes
-        self.n_layers_ = n_layers
-        self.dropped_layers_ = np.array(net.module_.backbone.origin.get("dropped", ()), dtype=np.intp)
-        self._fitted_selection = describe_parameter("selection", selection_for_fit(self.selection))
-        self.selection_ = selected_layers.selection
-        self.selection_.__dict__.pop("probe_", None)  # it holds what only training needs
-        self.candidate_layers_ = self.selection_.layers_
-        self.layer_scores_ = np.array(selected_layers.scores_)
-        self.active_layers_ = np.array(selected_layers.active_)
-        self.n_active_parameters_ = np.array(selected_layers.n_active_parameters_)
-        self.history_ = net.history
-        self.n_iter_ = sum("train_loss" in epoch for epoch in net.history)
-        self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())
-        self.precision_ = net.module_.backbone.precision
+        Returns
+        -------
+        self : IRTuningClassifier
+            This estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or none within, as in a ``selection`` that is a string.
+        """
+        check_nested(self, params)
+        return super().set_params(**params)
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        refuse_booleans(self)
+        check_pair_format(self.pair_format)
 
     def _say(self, message: str) -> None:
         if self.verbose >= 1:
@@ -1053,7 +851,3 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
         return tags
-
-
-def _as_dict(adapter: PeftConfig | None) -> dict[str, Any] | None:
-    return None if adapter is None else adapter.to_dict()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from .alignment import Block, common_blocks
+
 # A word keeps the white space before it, so that joined words give back the text to the letter.
 _WORD = re.compile(r"\s*(?:\w+(?:['’]\w+)*|[^\w\s])|\s+\Z")
 
@@ -26,7 +28,7 @@ def split_words(text: str) -> list[str]:
 
 
 def find_edits(before: str, after: str) -> list[Piece]:
-    """Align two texts word by word.
+    """Align two texts word by word; see :func:`~sklearn_irt.alignment.common_blocks` for very long ones.
 
     Parameters
     ----------
@@ -48,13 +50,14 @@ def find_edits(before: str, after: str) -> list[Piece]:
 
 
 def _align(words_before: list[str], words_after: list[str], key: Callable[[str], str]) -> list[Piece]:
-    matcher = SequenceMatcher(
-        None, [key(word) for word in words_before], [key(word) for word in words_after], autojunk=False
-    )
-    pieces = [
-        Piece("".join(words_before[i1:i2]), "".join(words_after[j1:j2]), operation != "equal")
-        for operation, i1, i2, j1, j2 in matcher.get_opcodes()
-    ]
+    blocks = common_blocks([key(word) for word in words_before], [key(word) for word in words_after])
+    pieces, i, j = [], 0, 0
+    for block in [*blocks, Block(len(words_before), len(words_after), 0)]:
+        if (i, j) != block[:2]:
+            pieces.append(Piece("".join(words_before[i : block.before]), "".join(words_after[j : block.after]), True))
+        i, j = block.before + block.size, block.after + block.size
+        if block.size:
+            pieces.append(Piece("".join(words_before[block.before : i]), "".join(words_after[block.after : j]), False))
     if len(pieces) > 1 and not key(pieces[-1].before + pieces[-1].after):
         # White space at the end of one text is no edit of its own.
         end = pieces.pop()

@@ -1,5 +1,6 @@
 """Writes a revision pair as the one text that a backbone reads, no longer than it may be."""
 
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
@@ -87,6 +88,7 @@ def write_shortened(
     intentions: Sequence[str],
     context: int | None,
     fits: Callable[[str], bool],
+    most_characters: int = sys.maxsize,
 ) -> str:
     """Write a pair cut around its edits so that its text fits.
 
@@ -101,6 +103,8 @@ def write_shortened(
         what was left out.
     fits : callable
         Takes a text, says whether it is short enough.
+    most_characters : int, default=sys.maxsize
+        Of a longer text ``fits`` says no in any case.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def write_shortened(
         before, after = join_pieces(cut)
         return write_pair(Pair(None if pair.before is None else before, after), pair_format, intentions, context)
 
-    for cut, longest in _ways_to_cut(pieces):
+    for cut, longest in _ways_to_cut([_clip(piece, most_characters) for piece in pieces]):
         text = _longest_that_fits(cut, longest, write, fits)
         if fits(text):
             break
@@ -126,8 +130,25 @@ def write_shortened(
 def _longest_that_fits(
     cut: Callable[[int], list[Piece]], longest: int, write: Callable[[list[Piece]], str], fits: Callable[[str], bool]
 ) -> str:
-    too_long = bisect_right(range(longest), False, key=lambda n: not fits(write(cut(n))))
+    def is_too_long(n: int) -> bool:
+        return not fits(write(cut(n)))
+
+    # Most cuts of a very long text are far too long, and slow to try: so the shortest ones come first.
+    end = 1
+    while end < longest and not is_too_long(end - 1):
+        end *= 2
+    too_long = bisect_right(range(longest), False, end // 2, min(end, longest), key=is_too_long)
     return write(cut(max(too_long - 1, 0)))
+
+
+def _clip(piece: Piece, most_characters: int) -> Piece:
+    """Leave out what no text of so many characters can hold."""
+    if piece.edited:
+        return Piece(piece.before[:most_characters], piece.after[:most_characters], True)
+    if len(piece.after) <= 2 * most_characters:
+        return piece
+    text = piece.after[:most_characters] + OMITTED + piece.after[-most_characters:]
+    return Piece(text, text, False)
 
 
 def _ways_to_cut(pieces: list[Piece]) -> list[tuple[Callable[[int], list[Piece]], int]]:

@@ -36,13 +36,15 @@ def read_pairs(X: Any) -> list[Pair]:
     TypeError
         If X is sparse, is no container of rows, or a cell is not a string; the message names row and column.
     ValueError
-        If X has no rows, more than two columns, rows of unequal length, or a row without any text.
+        If X has no rows, more than two columns, two of one name, rows of unequal length, or a row without any text.
     """
-    columns = column_names(X)
     table = _as_table(X)
+    _refuse_repeated_names(X)
+    columns = column_names(X)
     if table.shape[0] == 0:
         raise ValueError(
-            f"Found array with 0 sample(s) (shape={table.shape}) while a minimum of 1 is required: X has no rows."
+            f"Found array with 0 sample(s) (shape={table.shape}) while a minimum of 1 is required: X has no rows. "
+            "Look at what selected them."
         )
     if table.shape[1] not in (1, 2):
         raise ValueError(
@@ -60,6 +62,17 @@ def column_names(X: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
+def _refuse_repeated_names(X: Any) -> None:
+    # A slip such as X[["text", "text"]], and nothing could tell the columns apart at predict.
+    names = list(getattr(X, "columns", ()))
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"X has {len(repeated)} columns named {repeated[0]!r}: select two columns, or rename them, "
+            "for example X.columns = ['before', 'after']."
+        )
+
+
 def _as_table(X: Any) -> NDArray[np.object_]:
     if issparse(X):
         raise TypeError(
@@ -69,7 +82,7 @@ def _as_table(X: Any) -> NDArray[np.object_]:
     if table.ndim == 0:
         raise TypeError(
             "X must be a DataFrame, an array, or a list of texts or of (before, after) tuples, "
-            f"got {type(X).__name__}: {X!r:.80}."
+            f"got {type(X).__name__}: {X!r:.80}. Convert it to one of these."
         )
     if table.ndim == 1:
         table = table.reshape(-1, 1)
@@ -123,5 +136,13 @@ def _read_cell(cell: Any, row: int, column: int, columns: list[str] | None) -> s
         return str(cell)
     raise TypeError(
         f"Row {row}, column {name} of X holds {type(cell).__name__} {cell!r:.80}, but must hold a string "
-        "(or None for a missing side). Convert the column with .astype(str), or select the text columns."
+        f"(or None for a missing side). {_how_to_read(cell)}"
     )
+
+
+def _how_to_read(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        return "Decode it, for example with .decode('utf-8')."
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return "Make a column of each of its entries, for example with pd.DataFrame(column.tolist())."
+    return "Convert the column with .astype(str), or select the text columns."

@@ -169,6 +169,11 @@ def _starts_in_the_middle(
 ) -> bool:
     """Say whether the second layer computes the same from the states alone as behind the first one."""
     expected = _states_of(_run_to_end_of(layers[1], model, **inputs))
+    if not torch.isfinite(expected).all():
+        raise ValueError(
+            f"{type(model).__name__} cannot be a backbone: its second layer computes NaN or infinity, for its weights "
+            "are damaged, or beyond what this precision can hold. Fetch them again, or change the precision."
+        )
     states = run_up_to(layers[1], model, **inputs)
     entry = start_at(layers, 1, stand_in)
     try:

@@ -42,7 +42,7 @@ def find_stack(model: PreTrainedModel) -> str:
     if not stacks:
         raise ValueError(
             f"No stack of transformer layers was found in {type(model).__name__}: no list of modules has the length of "
-            f"its configuration's num_hidden_layers ({n_layers})."
+            f"its configuration's num_hidden_layers ({n_layers}). Use a backbone of another family."
         )
     return max(stacks, key=lambda name: stacks[name])
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,26 +171,41 @@ def open_store(prefix_cache: str, n_tokens: int, hidden_size: int) -> Iterator[S
 
 
 def open_memory(memory: Any) -> Memory | None:
-    """Turn a ``memory`` parameter into joblib's Memory, or None."""
-    if memory is None:
-        return None
-    return memory if isinstance(memory, Memory) else Memory(os.fspath(memory), verbose=0)
+    """Turn a ``memory`` parameter into joblib's Memory, or None; refuse with an OSError what is no folder to write."""
+    if memory is None or isinstance(memory, Memory):
+        return memory
+    if not os.fspath(memory):
+        raise ValueError("memory='' names no folder: give one, or None.")
+    try:
+        return Memory(os.fspath(memory), verbose=0)
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"memory={os.fspath(memory)!r} cannot be written ({error.strerror}): give another folder, or None",
+        ) from error
 
 
 def read_from_memory(memory: Memory, key: StatesKey) -> torch.Tensor | None:
     """Return the states that joblib keeps for a text, or None."""
     cached = memory.cache(_states_as_array, ignore=["states"])
-    if not cached.check_call_in_cache(*key, states=None):
-        return None
     try:
+        if not cached.check_call_in_cache(*key, states=None):
+            return None
         return torch.from_numpy(cached(*key, states=None)).view(STORED_DTYPE)
-    except _UnreadableEntryError:
+    except (_UnreadableEntryError, OSError):  # joblib also writes here
         return None
 
 
 def write_to_memory(memory: Memory, key: StatesKey, states: torch.Tensor) -> None:
-    """Let joblib keep the states of a text."""
-    memory.cache(_states_as_array, ignore=["states"])(*key, states=states)
+    """Let joblib keep the states of a text; where the disk is full, warn, for a fit can do without."""
+    try:
+        memory.cache(_states_as_array, ignore=["states"])(*key, states=states)
+    except OSError as error:
+        warnings.warn(
+            f"Unable to cache to disk, in memory={memory.location!r} ({error}): free some room, or give another one.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 class _UnreadableEntryError(LookupError):

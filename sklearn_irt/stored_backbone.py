@@ -62,8 +62,8 @@ def record_backbone(backbone: Backbone) -> dict[str, Any]:
 
 def _is_unchanged(backbone: Backbone) -> bool:
     # It is still in memory, unless its files have other times.
-    origin = {**backbone.origin, "dropped": ()}
-    return backbone.identity.startswith(load_backbone(origin.pop("backbone"), **origin).identity)
+    origin = {**backbone.origin, "dropped": (), "weights": None}
+    return load_backbone(origin.pop("backbone"), **origin).origin["weights"] == backbone.origin["weights"]
 
 
 def _content_files(source: Path, options: Mapping[str, Any]) -> dict[str, Path]:

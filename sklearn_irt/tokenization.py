@@ -38,6 +38,10 @@ class TokenizedPairs(NamedTuple):
         return np.array([len(text) for text in self.windows])[self.texts]
 
 
+# No text of more characters a token is looked at whole, for tokenizers need seconds for a few million: none that people
+# write is so long, but what a tokenizer reads as one token or none, such as a megabyte of blanks, is.
+_CHARACTERS_A_TOKEN = 1000
+
 # A fast tokenizer keeps whether it cuts texts as its state, and all estimators of a backbone share one, in any thread.
 _tokenizing = Lock()
 
@@ -76,7 +80,10 @@ def tokenize_pairs(
     _, token_ids, n_cut = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
     empty = [row for row, ids in enumerate(token_ids) if not ids]
     if empty:
-        raise ValueError(f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}.")
+        raise ValueError(
+            f"Row {empty[0]} of X becomes a text without any token: {pairs[empty[0]]!r:.120}. Drop the row, or give "
+            "another pair_format."
+        )
     position: dict[tuple[int, ...], int] = {}
     texts = np.array([position.setdefault(tuple(ids), len(position)) for ids in token_ids])
     around = _special_tokens_around(tokenizer) if long_text == "windows" else ([], [])
@@ -120,21 +127,52 @@ def _write_and_tokenize(
     max_length: int,
     long_text: str,
 ) -> tuple[list[str], list[list[int]], int]:
-    """Return the text of each pair, its token ids, and how many pairs were too long."""
+    """Return the text of each pair, its token ids, and how many pairs were too long and were cut."""
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
         return _encode(tokenizer, texts, **options)["input_ids"]
 
     def fits(text: str) -> bool:
-        return len(tokenize([text])[0]) <= max_length
+        return len(text) <= most_characters and len(tokenize([text])[0]) <= max_length
 
     texts = [write_pair(pair, pair_format, intentions, context) for pair in pairs]
-    token_ids = tokenize(texts)
-    too_long = [row for row, ids in enumerate(token_ids) if len(ids) > max_length and long_text == "edit"]
+    if long_text == "windows":
+        return texts, tokenize(texts), 0
+    most_characters = max_length * _CHARACTERS_A_TOKEN
+    token_ids = tokenize([text if len(text) <= most_characters else "" for text in texts])
+    too_long = [
+        row
+        for row, (text, ids) in enumerate(zip(texts, token_ids, strict=True))
+        if len(text) > most_characters or len(ids) > max_length
+    ]
     for row in too_long:
-        texts[row] = write_shortened(pairs[row], pair_format, intentions, context, fits)
+        shorter = write_shortened(pairs[row], pair_format, intentions, context, fits, most_characters)
+        texts[row] = shorter[:most_characters]
         token_ids[row] = tokenize([texts[row]], truncation=True, max_length=max_length)[0]
     return texts, token_ids, len(too_long)
+
+
+def check_room(tokenizer: Any, pair_format: PairFormat, intentions: Sequence[str], max_length: int) -> None:
+    """Refuse a task whose description leaves no room for the pairs.
+
+    Parameters
+    ----------
+    tokenizer, pair_format, intentions, max_length
+        See :func:`tokenize_pairs`.
+
+    Raises
+    ------
+    ValueError
+        If "instruction" takes more tokens than a text may have before a pair begins, so that all pairs would be equal.
+    """
+    if pair_format != "instruction":
+        return
+    n_tokens = len(_encode(tokenizer, write_pair(Pair("", ""), pair_format, intentions, None))["input_ids"])
+    if n_tokens >= max_length:
+        raise ValueError(
+            f"pair_format='instruction' takes {n_tokens} tokens to name the {len(intentions)} classes, but "
+            f"max_length={max_length}: raise max_length, or use another pair_format."
+        )
 
 
 def _encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:

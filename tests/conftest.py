@@ -1,12 +1,16 @@
 """Tiny real backbones: built from a config, with a tokenizer trained on the spot, in a second."""
 
+import re
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
+    AutoModelForSequenceClassification,
     BertConfig,
     GPT2Config,
     LlamaConfig,
@@ -17,6 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from sklearn_irt import IRTuningClassifier, load_sample_revisions
 from sklearn_irt import backbone as backbone_module
 from sklearn_irt.callbacks import SelectedLayers
+from sklearn_irt.known_answers import KnownAnswers
 from sklearn_irt.states_store import between_fits
 
 SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 48}
@@ -115,6 +120,47 @@ def exact_states(monkeypatch):
     between_fits.clear()
     yield
     between_fits.clear()
+
+
+@pytest.fixture(scope="session")
+def unharmed(make_classifier, revisions):
+    """Return a fitted classifier, and what it predicts; no test may change either."""
+    classifier = make_classifier().fit(*revisions)
+    return classifier, classifier.predict_proba(revisions[0])
+
+
+@pytest.fixture
+def check_refused(unharmed, revisions, forget_backbones, monkeypatch):
+    """Return a function that checks how a call with a fitted classifier is refused, and that it loses nothing."""
+    classifier, expected = unharmed
+
+    def check(call, error, *parts_of_message, reads_weights=False, **parameters):
+        forget_backbones()
+        usual, before = classifier.get_params(deep=False), {**vars(classifier), **parameters}
+        with monkeypatch.context() as patched:
+            if not reads_weights:
+                patched.setattr(AutoModelForSequenceClassification, "from_pretrained", _fail_to_load)
+            try:
+                vars(classifier).update(parameters)
+                start = time.process_time()
+                with pytest.raises(error) as raised:
+                    call(classifier, *revisions)
+                assert time.process_time() - start < 5  # a tenth of a second, but for other work of the machine
+                assert vars(classifier).keys() == before.keys()
+                assert all(vars(classifier)[name] is value for name, value in before.items())
+            finally:
+                vars(classifier).update(usual)
+        for part in parts_of_message:
+            assert re.search(part, str(raised.value)), str(raised.value)
+        classifier.net_.module_.known_answers = KnownAnswers()
+        between_fits.clear()
+        assert np.array_equal(classifier.predict_proba(revisions[0]), expected)
+
+    return check
+
+
+def _fail_to_load(*args, **kwargs):
+    pytest.fail("weights were loaded")
 
 
 @pytest.fixture(scope="session")

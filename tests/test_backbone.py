@@ -22,8 +22,6 @@ from transformers import (
 from sklearn_irt import FullSelection, backbone_files
 from sklearn_irt.adapters import adapter_config
 from sklearn_irt.backbone import (
-    describe_backbone,
-    drop_upper_layers,
     find_stack,
     get_layers,
     load_backbone,
@@ -34,7 +32,9 @@ from sklearn_irt.backbone_files import locate_backbone
 from sklearn_irt.head import replace_head
 from sklearn_irt.partial_model import share_weights
 from sklearn_irt.randomness import isolated_seed
+from sklearn_irt.stack import drop_upper_layers
 from sklearn_irt.trained_part import TrainedPart
+from sklearn_irt.without_weights import describe_backbone
 
 
 def load(folder, **arguments):

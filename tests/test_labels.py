@@ -159,7 +159,7 @@ def test_a_dict_of_number_classes_weighs_them():
 
 def test_a_dict_that_names_an_unknown_class_is_refused():
     # As in scikit-learn: only where another class is left without a weight.
-    with pytest.raises(ValueError, match="not in class_weight"):
+    with pytest.raises(ValueError, match="names 'typo', which is no class of y"):
         weigh_rows(CLASSES, LABELS, {"typo": 2}, None)
 
 

@@ -572,7 +572,7 @@ def test_fixed_selection_refuses_what_is_no_candidate(layers, message):
         (0.01, 3, [2]),
         ([2, 0], 4, [0, 2]),
         ((-1, -4), 4, [0, 3]),
-        (np.array([3, -1, 1]), 4, [1, 3]),
+        (np.array([3, -3]), 4, [1, 3]),
         (range(15, 30), 30, list(range(15, 30))),
     ],
 )
@@ -598,6 +598,8 @@ def test_layer_indices(layers, n_layers, expected):
         ([[0, 1]], "list of layer indices"),
         ([0, 4], "layer 4.* 0 to 3"),
         ([-5], "layer -5.* 0 to 3"),
+        ([3, 1, -1], "layer 3 more than once"),
+        ([[0], [1, 2]], "list of layer indices"),
     ],
 )
 def test_layer_indices_refuses(layers, message):

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from transformers import pipeline
 
 from sklearn_irt import IRTuningClassifier
-from sklearn_irt.backbone import describe_backbone, load_tokenizer
+from sklearn_irt.backbone import load_tokenizer
 from sklearn_irt.head import head_modules
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.precision import DTYPES, product_rates, product_size
@@ -22,6 +22,7 @@ from sklearn_irt.predicting import predict_logits
 from sklearn_irt.stack import find_stack, get_layers
 from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
+from sklearn_irt.without_weights import describe_backbone
 
 GRID = {"learning_rate": [5e-4, 1e-3, 2e-3, 4e-3]}
 # The parameters of ours that are not at their defaults, by the name of the contender.

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 
 from ..doc_link import link_to_documentation
+from ..parameters import refuse_booleans
 from .probe import LayerProbe
 
 INTERVAL: list[Any] = [Interval(Integral, 1, None, closed="left"), StrOptions({"epoch"}), None]
@@ -83,6 +84,7 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
             If a parameter of the strategy cannot be met with these candidates.
         """
         self._validate_params()
+        refuse_booleans(self)
         self.layers_: NDArray[np.intp] = np.asarray(layers, dtype=np.intp)
         self.scores_: NDArray[np.float64] = np.full(len(self.layers_), np.nan)
         self.random_state_ = random_state
@@ -151,6 +153,8 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         """Say whether a selection is due at a step: see ``INTERVAL``."""
         if interval is None:
             return step == 0
+        if isinstance(interval, Integral) and interval < 1:
+            raise ValueError(f"{type(self).__name__} has interval={interval}: give a number of steps of 1 or more.")
         return step % (self.steps_per_epoch_ if interval == "epoch" else int(interval)) == 0
 
     def _count(self, number: float, name: str) -> int:
@@ -187,12 +191,12 @@ def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
     Returns
     -------
     indices : ndarray of int
-        Ascending, without repetition.
+        Ascending.
 
     Raises
     ------
     ValueError
-        If there are no such layers.
+        If there are no such layers, or one is named twice.
     """
     if isinstance(layers, str):
         if layers == "all":
@@ -212,10 +216,17 @@ def layer_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
 
 
 def _listed_indices(layers: Any, n_layers: int, name: str) -> NDArray[np.intp]:
-    indices = np.asarray(layers)
+    try:
+        indices = np.asarray(layers)
+    except ValueError:  # rows of unequal length
+        indices = np.empty(0)
     if indices.ndim != 1 or indices.size == 0 or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(f"{name}={layers!r} must be a list of layer indices (integers), not empty.")
     unknown = [int(i) for i in indices if not -n_layers <= i < n_layers]
     if unknown:
         raise ValueError(f"{name} names layer {unknown[0]}, but layers 0 to {n_layers - 1} run: see n_layers.")
-    return np.unique(np.where(indices < 0, indices + n_layers, indices)).astype(np.intp)
+    indices = np.sort(np.where(indices < 0, indices + n_layers, indices)).astype(np.intp)
+    repeated = indices[1:][np.diff(indices) == 0]
+    if len(repeated):
+        raise ValueError(f"{name}={layers!r} names layer {repeated[0]} more than once: name each once.")
+    return indices

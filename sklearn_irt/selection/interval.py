@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import LayerSelection
+from .base import INTERVAL, LayerSelection
 
 
 class IntervalSelection(LayerSelection):
@@ -17,6 +17,8 @@ class IntervalSelection(LayerSelection):
     selected_ : ndarray of int
         The layers that were selected last, ascending.
     """
+
+    _parameter_constraints: dict = {"interval": INTERVAL}
 
     interval: Any
     """Steps between two selections, "epoch" for one at the beginning of each epoch, or None for a single one."""

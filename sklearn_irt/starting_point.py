@@ -1,0 +1,121 @@
+"""What a fit goes on from: checkpoints of an interrupted one, or what the estimator learned before."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from peft import PeftConfig
+
+from .backbone_files import absolute, file_times, locate_backbone
+from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
+from .fit_plan import FitPlan, TrainingData
+from .selection import LayerSelection
+from .selection.named import selection_for_fit
+
+# Parameters on which the result of a fit does not depend.
+_NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
+
+
+def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
+    """Return what writes the checkpoints of a fit, and has found the last one; None where there is no folder for them.
+
+    Parameters
+    ----------
+    classifier : IRTuningClassifier
+        Whose parameters tell one fit from another.
+    data : TrainingData
+        So do the data.
+    plan : FitPlan
+        And their tokens.
+
+    Returns
+    -------
+    checkpoints : Checkpoints or None
+        See :func:`~sklearn_irt.checkpoints.open_checkpoints`, also for what is raised.
+    """
+    if classifier.checkpoint_dir is None:
+        return None
+    goes_on = classifier.warm_start and hasattr(classifier, "net_")
+    learned = classifier.net_.module_.state_dict() if goes_on else {}
+    parameters = classifier.get_params(deep=False)
+    description = describe_fit(
+        {name: value for name, value in parameters.items() if name not in _NO_MATTER_OF_RESULTS},
+        {
+            "X": data.pairs,
+            "y": [data.classes.tolist(), data.labels.tolist()],
+            "sample_weight": data.weights.tolist(),
+            "how texts are tokenized": plan.tokenized.token_ids,
+            "what warm_start starts from": b"".join(t.cpu().numpy().tobytes() for t in learned.values()),
+        },
+        [(name, size) for name, size, _ in file_times(locate_backbone(classifier.backbone))],
+    )
+    return open_checkpoints(
+        classifier.checkpoint_dir, classifier.checkpoint_interval, description, resume=classifier.resume
+    )
+
+
+def adapters_to_start_from(
+    classifier: Any, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any], *, in_parts: bool
+) -> dict[str, Any] | None:
+    """Return the adapters and head to go on from; refuse those that belong to something else.
+
+    Parameters
+    ----------
+    classifier : IRTuningClassifier
+        With its parameters of now, and what it learned in its last fit.
+    plan : FitPlan
+        What the coming fit will do.
+    selection : LayerSelection
+        The strategy of the coming fit.
+    classes : ndarray of shape (n_classes,)
+        Its classes.
+    in_parts : bool
+        Whether it is a ``partial_fit``.
+
+    Returns
+    -------
+    learned : dict of Tensor or None
+        None where the fit begins anew.
+
+    Raises
+    ------
+    ValueError
+        If a parameter changed that what was learned belongs to.
+    """
+    if not hasattr(classifier, "net_") or not (in_parts or classifier.warm_start):
+        return None
+    changed = _changed(classifier, plan, selection, classes)
+    if in_parts and classifier._training_state and describe_strategy(classifier) != classifier._fitted_selection:
+        changed.append("selection")
+    if changed:
+        call = "partial_fit" if in_parts else "warm_start=True"
+        raise ValueError(f"{call}, but {' and '.join(changed)} changed since the last fit: use a new estimator.")
+    return classifier.net_.module_.state_dict()
+
+
+def _changed(classifier: Any, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any]) -> list[str]:
+    module = classifier.net_.module_
+    backbone, options = classifier._fitted_backbone
+    # Where n_layers changed, other layers are candidates without the user's doing.
+    same_candidates = plan.n_layers != classifier.n_layers_ or np.array_equal(plan.layers, classifier.candidate_layers_)
+    is_same = {
+        "the classes of y": np.array_equal(classes, classifier.classes_),
+        "quantization": classifier.quantization == module.backbone.origin["quantization"],
+        "drop_layers": classifier.drop_layers == len(classifier.dropped_layers_),
+        "n_layers": plan.n_layers == classifier.n_layers_,
+        "candidate_layers": same_candidates,
+        "embeddings": selection.trains_embeddings == module.trains_embeddings,
+        "backbone": absolute(classifier.backbone) == backbone,
+        "backbone_options": (classifier.backbone_options or {}) == options,
+        "adapter": _as_dict(plan.adapter) == _as_dict(module.origin["adapter"]),
+    }
+    return [name for name, same in is_same.items() if not same]
+
+
+def _as_dict(adapter: PeftConfig | None) -> dict[str, Any] | None:
+    return None if adapter is None else adapter.to_dict()
+
+
+def describe_strategy(classifier: Any) -> str:
+    """Return the ``selection`` of a classifier as text by which two can be told apart."""
+    return describe_parameter("selection", selection_for_fit(classifier.selection))
