@@ -448,7 +448,7 @@ def test_bad_input_is_refused_before_weights_are_loaded(
     def load(*args, **kwargs):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("sklearn_irt.classifier.load_backbone", load)
+    monkeypatch.setattr("sklearn_irt.fitting.load_backbone", load)
     X, y = change(*revisions) if change else revisions
     with pytest.raises((ValueError, TypeError), match=message):
         make_classifier(**parameters).fit(X, y)
@@ -472,7 +472,7 @@ def test_verbose_says_what_was_chosen_and_shows_progress(make_classifier, revisi
 
 def test_a_large_backbone_on_a_cpu_gets_a_warning_with_the_hours(make_classifier, revisions, monkeypatch):
     X, y = revisions
-    monkeypatch.setattr("sklearn_irt.classifier.LARGE_BACKBONE", 1e3)
+    monkeypatch.setattr("sklearn_irt.fitting.LARGE_BACKBONE", 1e3)
     with pytest.warns(UserWarning, match=r"billion parameters: on this CPU the fit will take at least [\d.]+ hours"):
         make_classifier().fit(X, y)
 
