@@ -132,7 +132,7 @@ def test_two_threads_predict_with_one_classifier_while_a_third_one_fits(make_cla
     other = make_classifier(learning_rate=0.01, candidate_layers="all", random_state=1, max_epochs=3)
 
     def answer(part):
-        return one._compute_probabilities(one._read_pairs(part, one))
+        return one._compute_logits(one._read_pairs(part, one))
 
     parts = [X[start : start + 6] for start in range(30, 60, 6)] * 4
     expected = [answer(part) for part in parts]
