@@ -171,6 +171,7 @@ def _check_given(stored: Mapping[str, Any], given: Mapping[str, Any], kind: type
             f"load() takes no {fixed[0]!r}: it belongs to what was learned. It can be given anew of "
             f"{', '.join(_FREE)}; for another fit use set_params() afterwards."
         )
+    _check_harmless(stored, given, kind)
     if missing := sorted(set(to_pass) - set(given)):
         raise ValueError(
             "The file cannot hold some parameters, pass them again: "
@@ -179,6 +180,27 @@ def _check_given(stored: Mapping[str, Any], given: Mapping[str, Any], kind: type
     for name in sorted(set(given) & set(to_pass) - set(_FREE)):
         if (now := describe(given[name])) != to_pass[name]:
             raise ValueError(f"load(..., {name}=) was {to_pass[name]} when it was fitted, but is {now} now.")
+
+
+def _check_harmless(stored: Mapping[str, Any], given: Mapping[str, Any], kind: type) -> None:
+    """Refuse what :func:`write_classifier` never writes, because it could run code, or take the place of a method."""
+    options = (stored["backbone"]["options"], stored["parameters"].get("backbone_options") or {})
+    risky = [name for one in options for name in risky_options(one)]
+    if risky and "backbone_options" not in given:
+        raise ValueError(
+            f"The folder asks for backbone_options with {risky[0]!r}, which may run code, as no saved classifier does: do "
+            "not trust it; or pass load(..., backbone_options=) yourself."
+        )
+    if stored["parameters"].get("memory") is not None and "memory" not in given:
+        raise ValueError(
+            "The folder names a memory, in which joblib keeps pickles, as no saved classifier does: do not trust it; or "
+            "pass load(..., memory=) yourself."
+        )
+    for name in stored["fitted"]:
+        if name in stored["parameters"] or name in stored["to_pass"] or callable(getattr(kind, name, None)):
+            raise ValueError(
+                f"The folder has a fitted attribute {name!r}, as no saved classifier does: do not trust it."
+            )
 
 
 def _restore_own_selection(classifier: Any, plain: dict[str, Any] | None, arrays: Arrays) -> None:

@@ -410,6 +410,26 @@ class TestRefusals:
         with pytest.raises(ValueError, match="A pickle, which can run code, is not read"):
             IRTuningClassifier.load(saved)
 
+    @pytest.mark.parametrize(
+        ("part", "entry"),
+        [
+            ("parameters", {"memory": "a folder of pickles"}),
+            ("parameters", {"backbone_options": {"trust_remote_code": True}}),
+            ("backbone", {"options": {"trust_remote_code": True}}),
+            ("backbone", {"options": {"$dict": [["use_safetensors", False]]}}),
+            ("fitted", {"memory": "a folder of pickles"}),
+            ("fitted", {"predict": 1}),
+        ],
+    )
+    def test_a_folder_that_asks_for_what_may_run_code(self, saved, load_no_backbone, part, entry):
+        written = json.loads((saved / "classifier.json").read_text())
+        written[part] |= entry
+        (saved / "classifier.json").write_text(json.dumps(written))
+        change_manifest(saved)
+        load_no_backbone()
+        with pytest.raises(ValueError, match="do not trust it"):
+            IRTuningClassifier.load(saved)
+
     def test_no_folder_or_one_of_something_else(self, tmp_path, tiny_llama):
         with pytest.raises(FileNotFoundError, match=r"no such folder.*nowhere"):
             IRTuningClassifier.load(tmp_path / "nowhere")
@@ -641,7 +661,11 @@ class TestPlainData:
         assert repr(again) == repr(value)
         assert getattr(again, "dtype", None) == getattr(value, "dtype", None)
 
-    @pytest.mark.parametrize("value", [Opaque(), arrow, [Opaque()], {"a": arrow}, np.array([Opaque()]), b"a"], ids=repr)
+    @pytest.mark.parametrize(
+        "value",
+        [Opaque(), arrow, [Opaque()], {"a": arrow}, np.array([Opaque()]), b"a"],
+        ids=["object", "function", "in a list", "in a dict", "in an array", "bytes"],
+    )
     def test_everything_else_is_refused(self, value):
         with pytest.raises(NotPlainError, match=r"name.* is (an object of )?\w+"):
             to_plain(value, "name", {})

@@ -111,7 +111,7 @@ def tokenizer(request, backbones):
     return AutoTokenizer.from_pretrained(backbones[request.param])
 
 
-@pytest.mark.parametrize("pair_format", FORMATS, ids=str)
+@pytest.mark.parametrize("pair_format", FORMATS, ids=[*FORMATS[:3], "a callable"])
 def test_tokenized_texts_are_those_of_their_rows_and_never_too_long(tokenizer, pair_format):
     @ANY_TIME
     @given(st.lists(PAIRS, min_size=1, max_size=8), st.integers(8, 60))
