@@ -188,13 +188,13 @@ def _check_harmless(stored: Mapping[str, Any], given: Mapping[str, Any], kind: t
     risky = [name for one in options for name in risky_options(one)]
     if risky and "backbone_options" not in given:
         raise ValueError(
-            f"The folder asks for backbone_options with {risky[0]!r}, which may run code, as no saved classifier does: do "
-            "not trust it; or pass load(..., backbone_options=) yourself."
+            f"The folder asks for backbone_options with {risky[0]!r}, which may run code, as no saved classifier does: "
+            "do not trust it; or pass load(..., backbone_options=) yourself."
         )
     if stored["parameters"].get("memory") is not None and "memory" not in given:
         raise ValueError(
-            "The folder names a memory, in which joblib keeps pickles, as no saved classifier does: do not trust it; or "
-            "pass load(..., memory=) yourself."
+            "The folder names a memory, in which joblib keeps pickles, as no saved classifier does: do not trust it; "
+            "or pass load(..., memory=) yourself."
         )
     for name in stored["fitted"]:
         if name in stored["parameters"] or name in stored["to_pass"] or callable(getattr(kind, name, None)):
