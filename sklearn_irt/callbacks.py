@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
+from .distributed import FirstOnesAnswers
 from .longer_prefix import advance_states
 from .prefix import PrefixStates
 from .probing import TrainingProbe
@@ -69,7 +70,8 @@ class SelectedLayers(Callback):
     def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
         """Switch the layers before the first step."""
         if not hasattr(self.selection, "probe_"):
-            self.selection.probe_ = TrainingProbe(net, dataset_train, self.selection.random_state_, self._splits)
+            probe = TrainingProbe(net, dataset_train, self.selection.random_state_, self._splits)
+            self.selection.probe_ = probe if net.processes_.n == 1 else FirstOnesAnswers(probe, net.processes_)
         if self._selected_for != self.n_steps:
             self._select_layers(net)
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from skorch.callbacks import Callback
 
+from .distributed import ALONE, Processes
 from .plain_data import Arrays, NotPlainError, from_plain, to_plain
 from .prefix import VERSION, processor
 from .training_state import capture_training_state
@@ -51,30 +52,37 @@ class Checkpoints(Callback):
         self.description = description
         self.found = found
         self.begun_with: dict[str, Any] = {}
+        self.processes = ALONE
 
     @property
     def state(self) -> dict[str, Any] | None:
         """The training state that the fit goes on from."""
         return None if self.found is None else self.found["state"]
 
-    def begin(self, random_state: np.random.RandomState) -> None:
-        """Put the generator where it was when the fit that goes on began; of a new one, note where that is."""
+    def begin(self, random_state: np.random.RandomState, processes: Processes) -> None:
+        """Put the generator where it was when the fit that goes on began; of a new one, note where that is.
+
+        Of processes that train together the first one alone writes.
+        """
+        self.processes = processes
         if self.found is None:
             self.begun_with["generator"] = random_state.get_state(legacy=False)
             return
         self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor")}
         random_state.set_state(self.found["generator"])
-        if self.found["processor"] != processor():
+        if self.found["processor"] != self._computed_by:
             warnings.warn(
-                f"The checkpoint in {self.folder} was written with other threads or instructions of the processor "
-                f"({self.found['processor']}, now {processor()}): the last bits of the result may differ from those of "
-                "a fit that nobody stopped.",
+                f"The checkpoint in {self.folder} was written with other threads or instructions of the processor, or "
+                f"by another number of processes ({self.found['processor']}, now {self._computed_by}): the last bits "
+                "of the result may differ from those of a fit that nobody stopped.",
                 UserWarning,
                 stacklevel=4,
             )
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Remove what a killed process left unfinished, and the checkpoints of a fit that does not go on."""
+        if not self.processes.is_first:
+            return
         for file in self.folder.glob(".step-*"):
             file.unlink(missing_ok=True)
         for file in () if net.state_to_restore_ else _files(self.folder):
@@ -91,11 +99,17 @@ class Checkpoints(Callback):
         n_steps = selected_layers.n_steps
         at_end = n_steps % selected_layers.selection.steps_per_epoch_ == 0
         if training and (at_end or n_steps % self.interval == 0):
-            self._write(n_steps, {**self._header, "state": capture_training_state(net)})
+            state = capture_training_state(net)  # for which all processes are asked
+            if self.processes.is_first:
+                self._write(n_steps, {**self._header, "state": state})
 
     @property
     def _header(self) -> dict[str, Any]:
-        return {"format": _FORMAT, "description": self.description, "processor": processor(), **self.begun_with}
+        return {"format": _FORMAT, "description": self.description, "processor": self._computed_by, **self.begun_with}
+
+    @property
+    def _computed_by(self) -> str:
+        return processor() + (f", {self.processes.n} processes" if self.processes.n > 1 else "")
 
     def _write(self, n_steps: int, checkpoint: dict[str, Any]) -> None:
         try:

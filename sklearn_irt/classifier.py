@@ -29,6 +29,7 @@ from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
 from .contradictions import describe_contradictions
+from .distributed import is_first_process, join_processes
 from .doc_link import link_to_documentation
 from .export import export_classifier
 from .fit_plan import FitPlan, TrainingData
@@ -215,6 +216,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
 
+    distributed : bool, default=False
+        Whether the processes that ``accelerate launch`` or ``torchrun`` started train together, each on its share of
+        every batch, with the gradients averaged over the batch: the result is one process's but for rounding, and where
+        dropout is drawn. Every process calls the same ``fit`` on the same data, and has the same weights afterwards;
+        ``batch_size`` is that of all together. ``device="auto"`` is the process's own GPU, or the CPU where there is
+        none; the first process alone writes checkpoints and shows progress. A single process trains as ever. An
+        exception that one process alone meets, Ctrl-C among them, must end it, for the others wait for it.
+
     prefix_cache : {"auto", "memory", "disk"}, default="auto"
         Where a fit keeps what leaves the frozen prefix: in memory, where later fits and predictions of this process
         find it (up to 1 GiB of it), or in a mapped file in the folder of temporary files, which is removed at the end.
@@ -336,6 +345,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "quantization": [StrOptions({"8bit", "4bit"}), None],
         "device": [str],
+        "distributed": ["boolean"],
         "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
         "memory": [str, os.PathLike, Memory, None],
         "checkpoint_dir": [str, os.PathLike, None],
@@ -385,6 +395,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         precision: str = "auto",
         quantization: str | None = None,
         device: str = "auto",
+        distributed: bool = False,
         prefix_cache: str = "auto",
         memory: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -415,6 +426,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.quantization = quantization
         self.device = device
+        self.distributed = distributed
         self.prefix_cache = prefix_cache
         self.memory = memory
         self.checkpoint_dir = checkpoint_dir
@@ -507,15 +519,16 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         return self._fit(data, columns, in_parts=True)
 
     def _fit(self, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> IRTuningClassifier:
-        plan = self._plan(data, 1 if in_parts else self.max_epochs)
-        checkpoints = None if in_parts else self._open_checkpoints(data, plan)
-        random_state = own_generator(self.random_state)
+        processes = join_processes(self.distributed, self.device)
+        plan = self._plan(data, 1 if in_parts else self.max_epochs, processes.device)
+        checkpoints = None if in_parts else processes.ask_first(lambda: self._open_checkpoints(data, plan))
+        random_state = processes.share_generator(own_generator(self.random_state))
         if checkpoints is not None:
-            checkpoints.begin(random_state)
+            checkpoints.begin(random_state, processes)
         selection = self._begin_selection(plan, random_state)
         start = self._start(plan, selection, data.classes, in_parts=in_parts)
         state = self._training_state if in_parts else checkpoints and checkpoints.state
-        precision = self._choose_precision(plan, selection, checkpoints, in_parts=in_parts)
+        precision = processes.ask_first(lambda: self._choose_precision(plan, selection, checkpoints, in_parts=in_parts))
         self._say(
             f"Computing in {precision} on {plan.device}; layers {describe_layers(plan.layers)} may train, of "
             f"{plan.n_layers} that run."
@@ -540,7 +553,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 0 if selection.trains_embeddings else int(plan.layers[0]),
                 store,
                 open_memory(self.memory),
-                show_progress=self.verbose >= 1,
+                show_progress=self._own_verbose >= 1,
             )
             states.move_to_roomy(plan.device)
             n_done = len(state["selection"]["scores"]) if in_parts and state else 0
@@ -552,7 +565,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             try:
                 tokenized = plan.tokenized
                 dataset = StatesDataset(states, tokenized.texts, data.labels, data.weights, tokenized.windows)
-                train(net, dataset, start, dropout_seed, state)
+                train(net, dataset, start, dropout_seed, state, processes)
                 if in_parts and not net.interrupted_:
                     training_state = capture_training_state(net)
             finally:
@@ -796,7 +809,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
-        logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
+        logits = predict_logits(
+            part, tokenized.token_ids, open_memory(self.memory), show_progress=self._own_verbose >= 1
+        )
         return pool_windows(logits, tokenized.windows)[tokenized.texts]
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
@@ -829,10 +844,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         held_out_scores.check(self.validation_fraction)
         return held_out_scores
 
-    def _plan(self, data: TrainingData, n_epochs: int) -> FitPlan:
+    def _plan(self, data: TrainingData, n_epochs: int, device_name: str) -> FitPlan:
         """Check what can be checked, and count what will be computed, before any weight is read or number drawn."""
         adapter = adapter_config(self.adapter)
-        device = choose_device(self.device)
+        device = choose_device(device_name)
         check_quantization(self.quantization, device, self.adapter)
         config = load_config(self.backbone, self.backbone_options)
         size = describe_backbone(config, self.n_layers, self.backbone_options)
@@ -995,7 +1010,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             held_out_scores=held_out_scores,
             validation_fraction=self.validation_fraction,
             random_state=random_state,
-            verbose=self.verbose,
+            verbose=self._own_verbose,
             decays=not in_parts,
             checkpoints=checkpoints,
         )
@@ -1029,8 +1044,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.n_trainable_parameters_ = sum(p.numel() for _, p in net.get_all_learnable_params())
         self.precision_ = net.module_.backbone.precision
 
+    @property
+    def _own_verbose(self) -> int:
+        """Of processes that train together the first one alone speaks."""
+        return 0 if self.distributed and not is_first_process() else self.verbose
+
     def _say(self, message: str) -> None:
-        if self.verbose >= 1:
+        if self._own_verbose >= 1:
             tell(_logger, message)
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
