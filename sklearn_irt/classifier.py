@@ -521,6 +521,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _fit(self, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> IRTuningClassifier:
         processes = join_processes(self.distributed, self.device)
         plan = self._plan(data, 1 if in_parts else self.max_epochs, processes.device)
+        if processes.n > 1:
+            alike = self._describe_fit(data, plan).items()
+            processes.check_alike({name: value for name, value in alike if name not in ("random_state", "device")})
         checkpoints = None if in_parts else processes.ask_first(lambda: self._open_checkpoints(data, plan))
         random_state = processes.share_generator(own_generator(self.random_state))
         if checkpoints is not None:
@@ -868,8 +871,12 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _open_checkpoints(self, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
         if self.checkpoint_dir is None:
             return None
+        description = self._describe_fit(data, plan)
+        return open_checkpoints(self.checkpoint_dir, self.checkpoint_interval, description, resume=self.resume)
+
+    def _describe_fit(self, data: TrainingData, plan: FitPlan) -> dict[str, str]:
         learned = self.net_.module_.state_dict() if self.warm_start and hasattr(self, "net_") else {}
-        description = describe_fit(
+        return describe_fit(
             {name: value for name, value in self.get_params(deep=False).items() if name not in _NO_MATTER_OF_RESULTS},
             {
                 "X": data.pairs,
@@ -880,7 +887,6 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             },
             [name_and_size[:2] for name_and_size in file_times(locate_backbone(self.backbone))],
         )
-        return open_checkpoints(self.checkpoint_dir, self.checkpoint_interval, description, resume=self.resume)
 
     def _begin_selection(self, plan: FitPlan, random_state: np.random.RandomState) -> LayerSelection:
         selection = selection_for_fit(self.selection)

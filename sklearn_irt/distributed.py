@@ -132,6 +132,28 @@ class Processes:
         random_state.set_state(self.first_ones(random_state.get_state(legacy=False)))
         return random_state
 
+    def check_alike(self, description: Mapping[str, str]) -> None:
+        """See whether all processes are about to do the same, for some would wait for ever otherwise.
+
+        Parameters
+        ----------
+        description : mapping of str to str
+            What they are about to do.
+
+        Raises
+        ------
+        ValueError
+            In all processes, if some differ; it names what.
+        """
+        descriptions = self.each_ones(dict(description))
+        for rank, other in enumerate(descriptions):
+            changed = [name for name, value in other.items() if value != descriptions[0].get(name)]
+            if changed:
+                raise ValueError(
+                    f"distributed=True, but process {rank} differs from process 0 in {', '.join(changed)}: each must "
+                    "call fit with the same X, y and parameters."
+                )
+
     def check_same(self, learned: Mapping[str, torch.Tensor]) -> None:
         """Wait for all processes, and see whether they have learned the same.
 
@@ -153,8 +175,8 @@ class Processes:
         if others:
             raise RuntimeError(
                 f"distributed=True, but after the fit the weights of process {', '.join(map(str, others))} are not "
-                "those of process 0. Each process must call fit with the same X, y and parameters, on hardware of one "
-                "kind; a callable or strategy of your own must return the same in each."
+                "those of process 0. They must compute on hardware of one kind, and a callable or strategy of your own "
+                "must return the same in each."
             )
 
 

@@ -5,12 +5,16 @@ import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import cloudpickle
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
+from sklearn_irt import IRTuningClassifier
+from sklearn_irt.callbacks import SelectedLayers
 from sklearn_irt.distributed import ALONE, Processes, join_processes
 from sklearn_irt.windows import take_texts
 
@@ -26,8 +30,9 @@ with open(f"{folder}/answer-{os.environ['RANK']}", "wb") as file:
     cloudpickle.dump(answer, file)
 torch.distributed.destroy_process_group()
 """
-DROPOUT_FREE = {"max_epochs": 2, "candidate_layers": "all", "learning_rate": 0.01, "device": "auto"}
-EARLY = {"early_stopping": True, "validation_fraction": 0.3, "scoring": ["loss", "f1_macro"], "learning_rate": 0.05}
+COMMON = {"max_epochs": 2, "candidate_layers": "all", "learning_rate": 0.01, "device": "auto"}
+LORA_WITH_DROPOUT = LoraConfig(r=4, lora_dropout=0.3, target_modules="all-linear")
+EARLY = {"early_stopping": True, "validation_fraction": 0.3, "scoring": ["f1_macro", "loss"]}
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +70,29 @@ def describe(classifier, X):
 def fits(revisions, make, folder):
     """Return the fits that one process and two do, by name."""
     X, y = revisions
-    X, y = X[:49], y[:49] == "style"  # the last batch has one text
+    X, y = X[:33], y[:33] == "style"  # the last batch has one text
 
     def fit(**parameters):
-        return describe(make(**DROPOUT_FREE | parameters).fit(X, y), X)
+        return describe(make(**COMMON | parameters).fit(X, y), X)
 
     def learn_in_parts():
-        classifier = make(**DROPOUT_FREE)
-        for rows in (slice(0, 24), slice(24, 49)):
+        classifier = make(**COMMON)
+        for rows in (slice(0, 17), slice(17, 33)):
             classifier.partial_fit(X[rows], y[rows], classes=[False, True])
         return describe(classifier, X)
 
     def go_on():
-        full = fit(checkpoint_dir=folder / "of-two-epochs", checkpoint_interval=3)
-        (folder / "of-two-epochs" / "step-000000008.safetensors").unlink(missing_ok=True)
-        return full, fit(checkpoint_dir=folder / "of-two-epochs", checkpoint_interval=3)
+        full = fit(checkpoint_dir=folder / "of-two-epochs", checkpoint_interval=2)
+        (folder / "of-two-epochs" / "step-000000006.safetensors").unlink(missing_ok=True)
+        return full, fit(checkpoint_dir=folder / "of-two-epochs", checkpoint_interval=2)
 
     return {
         "ir": fit,
         "in parts": learn_in_parts,
         "early": lambda: fit(**EARLY, max_epochs=6),
-        "sparse": lambda: fit(selection="sparse", adapter=None, learning_rate=1e-3),
-        "subtuning": lambda: fit(selection="subtuning", batch_size=8),
-        "windows": lambda: fit(long_text="windows", max_length=24, context=None),
+        "sparse": lambda: fit(selection="sparse", adapter=None, learning_rate=1e-3, max_epochs=1),
+        "subtuning": lambda: fit(selection="subtuning", candidate_layers=2, max_epochs=1),
+        "windows": lambda: fit(long_text="windows", max_length=24, context=None, max_epochs=1),
         "checkpoints": go_on,
     }
 
@@ -107,25 +112,30 @@ def alone(make_classifier, revisions, tmp_path_factory):
 def together(launch, make_classifier, revisions, tiny_llama, tmp_path_factory):
     """Return what each of two processes learns, by the name of the fit, and what was printed."""
     folder = tmp_path_factory.mktemp("together")
-    X, y = revisions
+    X, y = revisions[0][:33], revisions[1][:33]
+
+    def stop(classifier, step):
+        def interrupted(self, net, **kwargs):
+            if self.n_steps == step:
+                raise KeyboardInterrupt
+
+        with patch.object(SelectedLayers, "on_batch_begin", interrupted):
+            classifier.fit(X, y)
+
     small = {"precision": "fp32", "random_state": 0, "batch_size": 16}
 
     def act(rank):
         def make(**parameters):
-            from sklearn_irt import IRTuningClassifier
-
             return IRTuningClassifier(tiny_llama, distributed=True, **small | parameters)
 
         answers = {name: act() for name, act in fits(revisions, make, folder).items()}
-        dropout = {"selection": "full", "adapter": _lora_with_dropout(), "checkpoint_dir": folder / "dropout"}
+        dropout = {"selection": "full", "adapter": LORA_WITH_DROPOUT, "checkpoint_dir": folder / "dropout"}
         answers["files"] = sorted(file.name for file in (folder / "of-two-epochs").iterdir())
-        answers["dropout"] = describe(make(**DROPOUT_FREE | dropout).fit(X, y), X)
-        first = folder / "dropout" / "step-000000004.safetensors"
-        assert first.exists()
+        answers["dropout"] = describe(make(**COMMON | dropout).fit(X, y), X)
         torch.distributed.barrier()
-        (folder / "dropout" / "step-000000008.safetensors").unlink(missing_ok=True)
+        (folder / "dropout" / "step-000000006.safetensors").unlink(missing_ok=True)  # that of the first epoch is left
         torch.distributed.barrier()
-        answers["dropout again"] = describe(make(**DROPOUT_FREE | dropout).fit(X, y), X)
+        answers["dropout again"] = describe(make(**COMMON | dropout).fit(X, y), X)
         answers["none"] = describe(make(random_state=None, max_epochs=1).fit(X, y), X)
         state = np.random.RandomState(rank)
         answers["state"] = describe(make(random_state=state, max_epochs=1).fit(X, y), X)
@@ -135,8 +145,16 @@ def together(launch, make_classifier, revisions, tiny_llama, tmp_path_factory):
         torch.distributed.barrier()
         try:
             make(max_epochs=1).fit(X, y if rank == 0 else y[::-1])
-        except RuntimeError as error:
+        except ValueError as error:
             answers["other labels"] = str(error)
+        try:
+            stop(make(), 1)
+        except KeyboardInterrupt:
+            answers["interrupted"] = True
+        try:
+            Processes(rank, 2).check_same({"head": torch.tensor([rank])})
+        except RuntimeError as error:
+            answers["other weights"] = str(error)
         try:
             make(max_epochs=1, checkpoint_dir=folder / "of-two-epochs").fit(X, y)
         except ValueError as error:
@@ -144,12 +162,6 @@ def together(launch, make_classifier, revisions, tiny_llama, tmp_path_factory):
         return answers
 
     return launch(act)
-
-
-def _lora_with_dropout():
-    from peft import LoraConfig
-
-    return LoraConfig(r=4, lora_dropout=0.3, target_modules="all-linear")
 
 
 def assert_same(one, other):
@@ -182,7 +194,7 @@ def test_two_processes_learn_what_one_learns(together, alone, name):
 def test_the_fits_that_are_compared_have_what_they_are_to_test(together):
     answers = together[0][0]
     assert not answers["ir"].active.all()
-    assert len(answers["ir"].active) == 2 * 4  # of 49 texts, 16 a batch: the last one has one text for two processes
+    assert len(answers["ir"].active) == 2 * 3  # of 33 texts, 16 a batch: the last one has one text for two processes
     assert 1 < len(answers["early"].held_out) < 6
 
 
@@ -190,7 +202,7 @@ def test_one_process_writes_checkpoints_from_which_all_go_on(together):
     for answers in together[0]:
         stopped, gone_on = answers["checkpoints"]
         assert_same(stopped, gone_on)
-        assert answers["files"] == ["step-000000006.safetensors", "step-000000008.safetensors"]
+        assert answers["files"] == ["step-000000004.safetensors", "step-000000006.safetensors"]
 
 
 def test_each_process_goes_on_with_its_own_dropout(together):
@@ -210,12 +222,21 @@ def test_the_first_process_alone_speaks(together):
 
 def test_other_data_in_another_process_is_an_error_in_all(together):
     for answers in together[0]:
-        assert "weights of process 1 are not those of process 0" in answers["other labels"]
+        assert "process 1 differs from process 0 in y" in answers["other labels"]
+
+
+def test_other_weights_in_another_process_are_an_error_in_all(together):
+    for answers in together[0]:
+        assert "weights of process 1 are not those of process 0" in answers["other weights"]
 
 
 def test_what_the_first_process_refuses_all_refuse(together):
     for answers in together[0]:
         assert "is of another fit" in answers["another fit"]
+
+
+def test_ctrl_c_ends_the_program_for_the_processes_need_not_stand_at_the_same_step(together):
+    assert all(answers["interrupted"] for answers in together[0])
 
 
 def test_one_process_trains_as_usual(make_classifier, revisions):
@@ -226,7 +247,7 @@ def test_one_process_trains_as_usual(make_classifier, revisions):
 
 def test_a_fitted_net_and_its_pickle_are_alone(make_classifier, revisions):
     classifier = pickle.loads(pickle.dumps(make_classifier(distributed=True).fit(*revisions)))
-    assert classifier.net_.processes_ is ALONE or classifier.net_.processes_ == ALONE
+    assert classifier.net_.processes_ == ALONE
 
 
 def test_a_state_of_accelerate_for_one_process_is_refused(monkeypatch):
