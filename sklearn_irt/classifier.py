@@ -676,8 +676,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             ``verbose``, ``checkpoint_dir``, ``checkpoint_interval``, ``distributed`` or ``resume``. Without a new one
             the precision is that of the fit; pass ``precision="auto"`` on another machine. The values that a file
             cannot or must not hold have to be passed again: callables, a ``selection`` of a class of one's own, a
-            ``memory``,
-            ``backbone_options`` that may run code.
+            ``memory``, ``backbone_options`` that may run code.
 
         Returns
         -------
