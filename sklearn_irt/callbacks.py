@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
+from .distributed import FirstOnesAnswers
 from .longer_prefix import advance_states
 from .prefix import PrefixStates
 from .probing import TrainingProbe
@@ -69,7 +70,8 @@ class SelectedLayers(Callback):
     def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
         """Switch the layers before the first step."""
         if not hasattr(self.selection, "probe_"):
-            self.selection.probe_ = TrainingProbe(net, dataset_train, self.selection.random_state_, self._splits)
+            probe = TrainingProbe(net, dataset_train, self.selection.random_state_, self._splits)
+            self.selection.probe_ = probe if net.processes_.n == 1 else FirstOnesAnswers(probe, net.processes_)
         if self._selected_for != self.n_steps:
             self._select_layers(net)
 
@@ -114,7 +116,9 @@ class SelectedLayers(Callback):
 
     def position(self) -> dict[str, Any]:
         """Return where selection stands, for :meth:`go_on_from`."""
-        kept = set(vars(self.selection)) - set(self.selection.get_params(deep=False)) - {"probe_", "random_state_"}
+        generator = self.selection.random_state_  # by whatever names a strategy keeps it
+        kept = {name for name, value in vars(self.selection).items() if value is not generator and name != "probe_"}
+        kept -= set(self.selection.get_params(deep=False))
         return {
             "strategy": {name: getattr(self.selection, name) for name in sorted(kept)},
             "splits": self._splits,
@@ -140,6 +144,10 @@ class SelectedLayers(Callback):
             self._raise_to(layer, net)  # one by one, for states are rounded each time
         if self._selected_for == self.n_steps:
             self._switch_layers(net)
+            return
+        self.selection.first_step_ = self.n_steps  # with it begins another part of the rows
+        self._masks = self.selection.masks(self.n_steps - 1)
+        self._entry_masks = _read_entry_masks(self._masks, net)
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
         """Mask gradients, and report the norms before anything clips them."""

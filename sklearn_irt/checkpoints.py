@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from skorch.callbacks import Callback
 
+from .distributed import ALONE, Processes
 from .plain_data import Arrays, NotPlainError, from_plain, to_plain
 from .prefix import VERSION, processor
 from .training_state import capture_training_state
 
 _FORMAT = 1
 _KEPT = 2
+_DIGITS = 9
 _METADATA = "checkpoint"
 
 
@@ -51,34 +53,41 @@ class Checkpoints(Callback):
         self.description = description
         self.found = found
         self.begun_with: dict[str, Any] = {}
+        self.processes = ALONE
 
     @property
     def state(self) -> dict[str, Any] | None:
         """The training state that the fit goes on from."""
         return None if self.found is None else self.found["state"]
 
-    def begin(self, random_state: np.random.RandomState) -> None:
-        """Put the generator where it was when the fit that goes on began; of a new one, note where that is."""
+    def begin(self, random_state: np.random.RandomState, processes: Processes) -> None:
+        """Put the generator where it was when the fit that goes on began; of a new one, note where that is.
+
+        Of processes that train together the first one alone writes.
+        """
+        self.processes = processes
         if self.found is None:
             self.begun_with["generator"] = random_state.get_state(legacy=False)
             return
         self.begun_with = {name: self.found[name] for name in ("generator", "precision", "processor", "weights")}
         random_state.set_state(self.found["generator"])
-        if self.found["processor"] != processor():
+        if self.found["processor"] != self._computed_by:
             warnings.warn(
-                f"The checkpoint in {self.folder} was written with other threads or instructions of the processor "
-                f"({self.found['processor']}, now {processor()}): the last bits of the result may differ from those of "
-                "a fit that nobody stopped.",
+                f"The checkpoint in {self.folder} was written with other threads or instructions of the processor, or "
+                f"by another number of processes ({self.found['processor']}, now {self._computed_by}): the last bits "
+                "of the result may differ from those of a fit that nobody stopped.",
                 UserWarning,
                 stacklevel=4,
             )
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Remove what a killed process left unfinished, and the checkpoints of a fit that does not go on."""
-        for file in self.folder.glob(".step-*"):
-            file.unlink(missing_ok=True)
-        for file in () if net.state_to_restore_ else _files(self.folder):
-            file.unlink(missing_ok=True)
+        if not self.processes.is_first:
+            return
+        # What is newer than the one that was read is damaged.
+        n_steps = net.callback("selected_layers").n_steps
+        stale = [file for file in _files(self.folder) if self.found is None or _step_of(file) > n_steps]
+        self._remove([*self.folder.glob(".step-*"), *stale])
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Learn before the first step whether the strategy's attributes can be stored."""
@@ -91,15 +100,21 @@ class Checkpoints(Callback):
         n_steps = selected_layers.n_steps
         at_end = n_steps % selected_layers.selection.steps_per_epoch_ == 0
         if training and (at_end or n_steps % self.interval == 0):
-            self._write(n_steps, {**self._header, "state": capture_training_state(net)})
+            state = capture_training_state(net)  # for which all processes are asked
+            if self.processes.is_first:
+                self._write(n_steps, {**self._header, "state": state})
 
     @property
     def _header(self) -> dict[str, Any]:
-        return {"format": _FORMAT, "description": self.description, "processor": processor(), **self.begun_with}
+        return {"format": _FORMAT, "description": self.description, "processor": self._computed_by, **self.begun_with}
+
+    @property
+    def _computed_by(self) -> str:
+        return processor() + (f", {self.processes.n} processes" if self.processes.n > 1 else "")
 
     def _write(self, n_steps: int, checkpoint: dict[str, Any]) -> None:
         try:
-            _write_whole(self.folder / f"step-{n_steps:09}.safetensors", _write_bytes(checkpoint))
+            _write_whole(self.folder / f"step-{n_steps:0{_DIGITS}}.safetensors", _write_bytes(checkpoint))
         except OSError as error:
             warnings.warn(
                 f"No checkpoint of step {n_steps} in {self.folder} ({error.strerror}); training goes on, and the "
@@ -108,13 +123,24 @@ class Checkpoints(Callback):
                 stacklevel=2,
             )
             return
-        for file in _files(self.folder)[_KEPT:]:
-            file.unlink(missing_ok=True)
+        self._remove(_files(self.folder)[_KEPT:])
+
+    def _remove(self, files: list[Path]) -> None:
+        for file in files:
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                warnings.warn(f"{file} cannot be removed ({error.strerror}).", UserWarning, stacklevel=2)
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+    """Return the checkpoints in a folder, the newest first; what others call a step is none of them."""
+    names = f"step-{'[0-9]' * _DIGITS}.safetensors"
+    return sorted((file for file in folder.glob(names) if file.is_file()), reverse=True)
+
+
+def _step_of(file: Path) -> int:
+    return int(file.stem.removeprefix("step-"))
 
 
 def _write_bytes(checkpoint: dict[str, Any]) -> bytes:
@@ -220,7 +246,7 @@ def find_checkpoint(folder: Path, description: Mapping[str, str]) -> dict[str, A
     for file in files:
         try:
             checkpoint = _read(file)
-        except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             kind = type(error).__name__
             warnings.warn(f"The checkpoint {file} is damaged, or none ({kind}), and is passed over.", stacklevel=5)
             continue
@@ -235,7 +261,8 @@ def find_checkpoint(folder: Path, description: Mapping[str, str]) -> dict[str, A
 
 
 def _check_belongs(file: Path, checkpoint: Any, description: Mapping[str, str]) -> None:
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != _FORMAT:
+    is_one = isinstance(checkpoint, dict) and isinstance(checkpoint.get("description"), dict)
+    if not is_one or checkpoint.get("format") != _FORMAT:
         raise ValueError(f"The checkpoint {file} is of a format that this version does not read: see resume='never'.")
     before = checkpoint["description"]
     changed = [name for name in {**before, **description} if before.get(name) != description.get(name)]
@@ -282,6 +309,10 @@ def describe_parameter(name: str, value: Any) -> str:
     """Return a parameter's value as text if that is short, otherwise its hash."""
     if name == "backbone_options":  # they may hold a token
         return hash_of(sorted((key, str(option)) for key, option in (value or {}).items() if key != "token"))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if hasattr(value, "to_dict"):
         return hash_of(sorted((key, str(setting)) for key, setting in value.to_dict().items()))
     if isinstance(value, np.random.RandomState):

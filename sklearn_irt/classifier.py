@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .contradictions import describe_contradictions
+from .distributed import is_first_process
 from .doc_link import link_to_documentation
 from .export import export_classifier
 from .fit_plan import TrainingData
@@ -192,6 +193,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     device : str, default="auto"
         A torch device; "auto" takes CUDA, then MPS, then the CPU.
 
+    distributed : bool, default=False
+        Whether the processes that ``accelerate launch`` or ``torchrun`` started train together, each on its share of
+        every batch, with the gradients averaged over the batch: the result is one process's but for rounding, and where
+        dropout is drawn. Every process calls the same ``fit`` on the same data, and has the same weights afterwards;
+        ``batch_size`` is that of all together. ``device="auto"`` is the process's own GPU, or the CPU where there is
+        none; the first process alone writes checkpoints and shows progress. A single process trains as ever. An
+        exception that one process alone meets, Ctrl-C among them, must end it, for the others wait for it.
+
     prefix_cache : {"auto", "memory", "disk"}, default="auto"
         Where a fit keeps what leaves the frozen prefix: in memory, where later fits and predictions of this process
         find it (up to 1 GiB of it), or in a mapped file in the folder of temporary files, which is removed at the end.
@@ -204,10 +213,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     checkpoint_dir : str, path-like or None, default=None
         A folder in which the state of training is written every ``checkpoint_interval`` steps and at the end of each
-        epoch, two checkpoints at the most; each takes three times what the adapters do. The same ``fit`` on the same
-        data, in a later process, goes on from the last one, and its result is that of a fit which nobody stopped, to
-        the last bit on one machine with as many threads of torch. The last checkpoint stays. One folder is for one fit:
-        not for the clones of a grid search.
+        epoch, two checkpoints at the most; each takes three to six times what the adapters do. The same ``fit`` on the
+        same data, in a later process, goes on from the last one, and its result is that of a fit which nobody stopped,
+        to the last bit on one machine with as many threads of torch. The last checkpoint stays. One folder is for one
+        fit: not for the clones of a grid search. A scorer or ``pair_format`` of your own is known by its name alone.
 
     resume : {"auto", "never"}, default="auto"
         What a fit does with the checkpoints that it finds in ``checkpoint_dir``. "auto" goes on from the last one; one
@@ -313,6 +322,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         "precision": [StrOptions({"auto", "fp32", "bf16"})],
         "quantization": [StrOptions({"8bit", "4bit"}), None],
         "device": [str],
+        "distributed": ["boolean"],
         "prefix_cache": [StrOptions({"auto", "memory", "disk"})],
         "memory": [str, os.PathLike, Memory, None],
         "checkpoint_dir": [str, os.PathLike, None],
@@ -362,6 +372,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         precision: str = "auto",
         quantization: str | None = None,
         device: str = "auto",
+        distributed: bool = False,
         prefix_cache: str = "auto",
         memory: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -392,6 +403,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.quantization = quantization
         self.device = device
+        self.distributed = distributed
         self.prefix_cache = prefix_cache
         self.memory = memory
         self.checkpoint_dir = checkpoint_dir
@@ -448,9 +460,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
         How many calls will come is not known, so the learning rate rises to ``learning_rate`` over the first ten steps
         and then stays there. Between calls the optimizer's moments, the layers' scores and the random generators go on,
-        for which the estimator and its pickles hold three times as much as after :meth:`fit`. After a :meth:`fit`, the
-        first call goes on from its adapters and head alone. ``checkpoint_dir`` and ``max_epochs`` are not used, and the
-        balanced forms of ``class_weight`` count the rows of the call.
+        for which the estimator and its pickles hold three to four times as much as after :meth:`fit`. After a
+        :meth:`fit`, the first call goes on from its adapters and head alone. ``checkpoint_dir`` and ``max_epochs`` are
+        not used, and the balanced forms of ``class_weight`` count the rows of the call. All weights count against those
+        of the call's other rows, so that equal ones do nothing. A call that is interrupted keeps what it learned, and
+        the next one begins with the optimizer's moments and the history anew.
 
         Parameters
         ----------
@@ -595,10 +609,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             The folder.
         **parameters : Any
             New values of ``backbone``, ``backbone_options``, ``device``, ``memory``, ``precision``, ``prefix_cache``,
-            ``verbose``, ``checkpoint_dir``, ``checkpoint_interval`` or ``resume``. Without a new one the precision is
-            that of the fit; pass ``precision="auto"`` on another machine. The values that a file cannot or must not
-            hold have to be passed again: callables, a ``selection`` of a class of one's own, a ``memory``,
-            ``backbone_options`` that may run code.
+            ``verbose``, ``checkpoint_dir``, ``checkpoint_interval``, ``distributed`` or ``resume``. Without a new one
+            the precision is that of the fit; pass ``precision="auto"`` on another machine. The values that a file
+            cannot or must not hold have to be passed again: callables, a ``selection`` of a class of one's own, a
+            ``memory``, ``backbone_options`` that may run code.
 
         Returns
         -------
@@ -735,7 +749,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         part = self.net_.module_
         part.backbone.check_files()
         tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
-        logits = predict_logits(part, tokenized.token_ids, open_memory(self.memory), show_progress=self.verbose >= 1)
+        logits = predict_logits(
+            part, tokenized.token_ids, open_memory(self.memory), show_progress=self._own_verbose >= 1
+        )
         return pool_windows(logits, tokenized.windows)[tokenized.texts]
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
@@ -827,8 +843,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         refuse_booleans(self)
         check_pair_format(self.pair_format)
 
+    @property
+    def _own_verbose(self) -> int:
+        """Of processes that train together the first one alone speaks."""
+        return 0 if self.distributed and not is_first_process() else self.verbose
+
     def _say(self, message: str) -> None:
-        if self.verbose >= 1:
+        if self._own_verbose >= 1:
             tell(_logger, message)
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:

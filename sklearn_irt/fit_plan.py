@@ -82,7 +82,7 @@ class FitPlan(NamedTuple):
         )
 
 
-def plan_fit(classifier: Any, data: TrainingData, n_epochs: int) -> FitPlan:
+def plan_fit(classifier: Any, data: TrainingData, n_epochs: int, device: str) -> FitPlan:
     """Check what can be checked, and count what will be computed, before any weight is read or number drawn.
 
     Parameters
@@ -93,6 +93,8 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int) -> FitPlan:
         What it will learn from.
     n_epochs : int
         Passes over the texts.
+    device : str
+        Where it computes, as the parameter ``device`` has it.
 
     Returns
     -------
@@ -106,8 +108,8 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int) -> FitPlan:
     """
     adapter = adapter_config(classifier.adapter)
     memory = open_memory(classifier.memory)
-    device = choose_device(classifier.device)
-    check_quantization(classifier.quantization, device, classifier.adapter)
+    chosen = choose_device(device)
+    check_quantization(classifier.quantization, chosen, classifier.adapter)
     config = load_config(classifier.backbone, classifier.backbone_options)
     size = describe_backbone(config, classifier.n_layers, classifier.backbone_options)
     n_layers = _count_layers_that_run(size.n_layers, classifier.drop_layers)
@@ -119,7 +121,7 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int) -> FitPlan:
     tokenized = classifier._tokenize(data.pairs, tokenizer, data.classes, user_frame=5)
     held_out = classifier.validation_fraction if classifier.early_stopping else 0.0
     n_steps = count_steps(len(data.pairs), classifier.batch_size, held_out)
-    return FitPlan(adapter, device, memory, config, size, n_layers, layers, tokenized, n_epochs, n_steps)
+    return FitPlan(adapter, chosen, memory, config, size, n_layers, layers, tokenized, n_epochs, n_steps)
 
 
 def _count_layers_that_run(n_layers: int, drop_layers: int) -> int:

@@ -12,6 +12,7 @@ from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .checkpoints import Checkpoints
+from .distributed import join_processes
 from .fit_plan import FitPlan, TrainingData, plan_fit
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .precision import LARGE_BACKBONE, choose_precision, product_rates, product_size, warn_of_slow_fit
@@ -19,10 +20,10 @@ from .prefix import PrefixStates, compute_prefix_states
 from .randomness import own_generator
 from .selection import LayerSelection
 from .selection.named import selection_for_fit
-from .starting_point import adapters_to_start_from, checkpoints_of, describe_strategy
+from .starting_point import adapters_to_start_from, checkpoints_of, describe_fit_of, describe_strategy
 from .states_store import StatesStore, open_store
 from .training import LayerwiseNet, build_net, train
-from .training_state import capture_training_state
+from .training_state import capture_between_parts
 
 
 def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> None:
@@ -39,16 +40,24 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
     in_parts : bool, default=False
         Whether it trains for one epoch more, as ``partial_fit`` does.
     """
-    plan = plan_fit(classifier, data, 1 if in_parts else classifier.max_epochs)
-    checkpoints = None if in_parts else checkpoints_of(classifier, data, plan)
-    random_state = own_generator(classifier.random_state)
+    processes = join_processes(classifier.distributed, classifier.device)
+    plan = plan_fit(classifier, data, 1 if in_parts else classifier.max_epochs, processes.device)
+    if processes.n > 1:
+        alike = describe_fit_of(classifier, data, plan).items()
+        processes.check_alike({name: value for name, value in alike if name not in ("random_state", "device")})
+    checkpoints = None if in_parts else processes.ask_first(lambda: checkpoints_of(classifier, data, plan))
+    state = classifier._training_state if in_parts else checkpoints and checkpoints.state
+    # What goes on has a generator of its own: the user's may have moved on meanwhile.
+    seed = None if in_parts and state else classifier.random_state
+    random_state = processes.share_generator(own_generator(seed))
     if checkpoints is not None:
-        checkpoints.begin(random_state)
+        checkpoints.begin(random_state, processes)
     selection = selection_for_fit(classifier.selection)
     selection.begin(plan.layers, random_state, n_layers=plan.n_layers, steps_per_epoch=plan.steps_per_epoch)
     start = adapters_to_start_from(classifier, plan, selection, data.classes, in_parts=in_parts)
-    state = classifier._training_state if in_parts else checkpoints and checkpoints.state
-    precision = _choose_precision(classifier, plan, selection, checkpoints, in_parts=in_parts)
+    precision = processes.ask_first(
+        lambda: _choose_precision(classifier, plan, selection, checkpoints, goes_on=start is not None)
+    )
     classifier._say(
         f"Computing in {precision} on {plan.device}; layers {describe_layers(plan.layers)} may train, of "
         f"{plan.n_layers} that run."
@@ -81,30 +90,29 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
             held_out_scores=data.held_out_scores,
             validation_fraction=classifier.validation_fraction,
             random_state=random_state,
-            verbose=classifier.verbose,
+            verbose=classifier._own_verbose,
             decays=not in_parts,
             checkpoints=checkpoints,
         )
         tokenized, training_state = plan.tokenized, None
         dataset = StatesDataset(states, tokenized.texts, data.labels, data.weights, tokenized.windows)
         try:
-            train(net, dataset, start, dropout_seed, state)
+            train(net, dataset, start, dropout_seed, state, processes)
             if in_parts and not net.interrupted_:
-                training_state = capture_training_state(net)
+                training_state = capture_between_parts(net)
         finally:
-            if selected_layers.n_steps:
+            if selected_layers.n_steps > n_before:
                 _keep(classifier, net, selected_layers, plan, data, columns, in_parts=in_parts)
                 classifier._training_state = training_state
 
 
 def _choose_precision(
-    classifier: Any, plan: FitPlan, selection: LayerSelection, checkpoints: Checkpoints | None, *, in_parts: bool
+    classifier: Any, plan: FitPlan, selection: LayerSelection, checkpoints: Checkpoints | None, *, goes_on: bool
 ) -> str:
     """Return the precision of the fit that goes on; a new one takes the faster, where that is left open."""
     if checkpoints is not None and checkpoints.found is not None:
         return checkpoints.found["precision"]
     size = product_size(plan.config)
-    goes_on = in_parts and hasattr(classifier, "net_") and classifier.precision == "auto"
     precision = classifier.precision_ if goes_on else choose_precision(classifier.precision, *size, plan.device)
     if plan.device.type == "cpu" and plan.size.n_parameters > LARGE_BACKBONE:
         n_operations = plan.count_operations(has_prefix=not selection.trains_embeddings)
@@ -159,7 +167,7 @@ def _compute_states(
         int(plan.layers[0]) if has_prefix else 0,
         store,
         plan.memory,
-        show_progress=classifier.verbose >= 1,
+        show_progress=classifier._own_verbose >= 1,
     )
     states.move_to_roomy(plan.device)
     return states

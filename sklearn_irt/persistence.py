@@ -27,7 +27,7 @@ _CLASSIFIER, _ARRAYS = "classifier.json", "arrays.safetensors"
 # Parameters that say where and how to compute, and nothing of what was learned.
 _FREE = (
     *("backbone", "backbone_options", "device", "memory", "precision", "prefix_cache", "verbose"),
-    *("checkpoint_dir", "checkpoint_interval", "resume"),
+    *("checkpoint_dir", "checkpoint_interval", "distributed", "resume"),
 )
 _VERSIONS = ("sklearn-irt", "numpy", "peft", "scikit-learn", "skorch", "torch", "transformers")
 

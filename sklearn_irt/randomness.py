@@ -47,7 +47,7 @@ class OwnDraws:
         modules: list[Any] = [] if self.device.type == "cpu" else [torch.get_device_module(self.device)]
         devices = [device for module in modules for device in range(module.device_count())]
         with _drawing, torch.random.fork_rng(devices=devices, device_type=self.device.type):
-            if self.reached:
+            if len(self.reached) == 1 + len(modules):  # they may be those of another device
                 torch.set_rng_state(self.reached[0])
                 for module in modules:
                     module.set_rng_state(self.reached[1], self.device)

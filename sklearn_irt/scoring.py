@@ -179,7 +179,7 @@ class HeldOutScores(Callback):
         logits[[position for batch in batches for position in batch]] = torch.cat(self.logits_).numpy()
         question = self._ask(np.asarray(dataset_valid.indices), logits)
         for name, scorer in self._computed.items():
-            score = float(scorer(*question))
+            score = net.processes_.first_ones(float(scorer(*question)))  # it may draw at random
             net.history.record(f"valid_{name}", score)
             net.history.record(f"valid_{name}_best", score > self.best_[name])
             self.best_[name] = max(score, self.best_[name])

@@ -16,8 +16,8 @@ from .selection.named import selection_for_fit
 _NO_MATTER_OF_RESULTS = ("verbose", "memory", "prefix_cache", "checkpoint_dir", "checkpoint_interval", "resume")
 
 
-def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
-    """Return what writes the checkpoints of a fit, and has found the last one; None where there is no folder for them.
+def describe_fit_of(classifier: Any, data: TrainingData, plan: FitPlan) -> dict[str, str]:
+    """Say what a fit depends on; see :func:`~sklearn_irt.checkpoints.describe_fit`.
 
     Parameters
     ----------
@@ -30,15 +30,13 @@ def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkp
 
     Returns
     -------
-    checkpoints : Checkpoints or None
-        See :func:`~sklearn_irt.checkpoints.open_checkpoints`, also for what is raised.
+    description : dict of str to str
+        By which two fits can be told apart.
     """
-    if classifier.checkpoint_dir is None:
-        return None
     goes_on = classifier.warm_start and hasattr(classifier, "net_")
     learned = classifier.net_.module_.state_dict() if goes_on else {}
     parameters = classifier.get_params(deep=False)
-    description = describe_fit(
+    return describe_fit(
         {name: value for name, value in parameters.items() if name not in _NO_MATTER_OF_RESULTS},
         {
             "X": data.pairs,
@@ -49,8 +47,28 @@ def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkp
         },
         [(name, size) for name, size, _ in file_times(locate_backbone(classifier.backbone))],
     )
+
+
+def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
+    """Return what writes the checkpoints of a fit, and has found the last one; None where there is no folder for them.
+
+    Parameters
+    ----------
+    classifier, data, plan
+        See :func:`describe_fit_of`.
+
+    Returns
+    -------
+    checkpoints : Checkpoints or None
+        See :func:`~sklearn_irt.checkpoints.open_checkpoints`, also for what is raised.
+    """
+    if classifier.checkpoint_dir is None:
+        return None
     return open_checkpoints(
-        classifier.checkpoint_dir, classifier.checkpoint_interval, description, resume=classifier.resume
+        classifier.checkpoint_dir,
+        classifier.checkpoint_interval,
+        describe_fit_of(classifier, data, plan),
+        resume=classifier.resume,
     )
 
 
@@ -105,6 +123,7 @@ def _changed(classifier: Any, plan: FitPlan, selection: LayerSelection, classes:
         "n_layers": plan.n_layers == classifier.n_layers_,
         "candidate_layers": same_candidates,
         "embeddings": selection.trains_embeddings == module.trains_embeddings,
+        "precision": classifier.precision in ("auto", classifier.precision_),
         "backbone": absolute(classifier.backbone) == backbone,
         "backbone_options": (classifier.backbone_options or {}) == options,
         "adapter": _as_dict(plan.adapter) == _as_dict(module.origin["adapter"]),

@@ -22,6 +22,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .checkpoints import Checkpoints
+from .distributed import ALONE, Processes
 from .head import embedding_name, head_modules
 from .messages import EpochLines, tell
 from .randomness import OwnDraws
@@ -59,12 +60,15 @@ class LayerwiseNet(NeuralNetClassifier):
         State of the generator when the order of this epoch's batches was drawn.
     state_to_restore_ : dict or None
         The training state that the next epoch goes on from.
+    processes_ : Processes
+        Those that train together.
     """
 
     interrupted_ = False
     draws_: OwnDraws | None = None
     epoch_generator_: dict[str, Any] | None = None
     state_to_restore_: dict[str, Any] | None = None
+    processes_: Processes = ALONE
     optimizer_: Any
     callbacks_: Any
 
@@ -80,6 +84,8 @@ class LayerwiseNet(NeuralNetClassifier):
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
         """Compute the logits of texts, the means of those of their windows; weights belong to the loss."""
         run = partial(self._infer_windows, **fit_params)
+        # Before a part runs once more in the backward pass: dropout is to be drawn on the same device again.
+        x = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items()}
         return mean_by_text(run_in_parts(run, x, self.count_together(x)), x["n_windows"].tolist())
 
     def _infer_windows(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
@@ -107,15 +113,32 @@ class LayerwiseNet(NeuralNetClassifier):
 
         On a CPU a batch of many tokens goes in parts, whose gradients add up to those of the batch: what layers keep
         for their gradients is most of a fit's memory, and would be as large as the longest texts make it. On a GPU one
-        of more windows than ``batch_size`` does so.
+        of more windows than ``batch_size`` does so. Where processes train together, loss and gradients are the batch's,
+        the logits those of this one's share.
         """
         assert self.draws_ is not None
+        inputs, labels = self.processes_.share_of(*batch)
+        parts = self.split(inputs, labels) if len(labels) else ()
         with self.draws_.block():
-            steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in self.split(*batch)]
-        loss, logits = torch.stack([step["loss"].detach() for step in steps]).sum(), [step["y_pred"] for step in steps]
+            steps = [super(LayerwiseNet, self).train_step_single(part, **fit_params) for part in parts]
+        losses = [step["loss"].detach() for step in steps] or [torch.zeros((), device=self.device)]
+        logits = [step["y_pred"] for step in steps] or [torch.zeros(0, self.module_.n_classes, device=self.device)]
+        learned = (parameter for _, parameter in self.get_all_learnable_params())
+        loss = self.processes_.add_up(torch.stack(losses).sum(), learned)
         if not torch.isfinite(loss):
             raise self.divergence(f"The loss is {loss.item()}")
         return {"loss": loss, "y_pred": torch.cat(logits)}
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Compute loss and logits of a batch of the validation part, which processes share like one of the others."""
+        if self.processes_.n == 1:
+            return super().validation_step(batch, **fit_params)
+        self._set_training(False)
+        inputs, labels = batch
+        like = torch.empty(len(labels), self.module_.n_classes, device=self.device)
+        with torch.no_grad():
+            logits = self.processes_.infer_together(partial(self.infer, **fit_params), inputs, like)
+            return {"loss": self.get_loss(logits, labels, X=inputs), "y_pred": logits}
 
     def split(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield the parts of a batch that go through the trained part together; their losses add up to the batch's."""
@@ -184,6 +207,7 @@ class LayerwiseNet(NeuralNetClassifier):
         self.module_.forget_folded()
         self.draws_ = None
         self.state_to_restore_ = None
+        self.processes_ = ALONE
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
@@ -371,6 +395,7 @@ def train(
     start: dict[str, torch.Tensor] | None,
     seed: int,
     state: dict[str, Any] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Fit a net.
 
@@ -386,18 +411,25 @@ def train(
         Of dropout. The global generators are left as they were.
     state : dict, default=None
         Training state to go on from; the epochs of its history count among those of the net.
+    processes : Processes, default=ALONE
+        Those that train together, each of which calls this function; dropout is drawn anew in each.
 
     Raises
     ------
     FloatingPointError
         If the loss is not finite; the last good weights are back in the net.
     KeyboardInterrupt
-        If the user stopped it before the first step; later, what was learned is kept, with a warning.
+        If the user stopped it before the first step, or several processes, which do not stop at the same step; a single
+        one keeps what it learned later, with a warning.
+    RuntimeError
+        If several processes end with other weights.
     """
+    n_before = 0 if state is None else len(state["selection"]["scores"])
     net.initialize()
     if start is not None:
         net.module_.load_state_dict(start)
-    net.draws_ = OwnDraws(seed, torch.device(net.device))
+    net.processes_ = processes
+    net.draws_ = OwnDraws(seed + processes.rank, torch.device(net.device))
     if state is not None:
         net.state_to_restore_ = state
         net.history_ = restored_history(state)[0]  # before the callbacks begin, which look for the best epoch in it
@@ -413,7 +445,7 @@ def train(
             net.callback("step_bar").close()
     if net.interrupted_:
         n_steps = net.callback("selected_layers").n_steps
-        if n_steps == 0:
+        if n_steps == n_before or processes.n > 1:
             raise KeyboardInterrupt
         warnings.warn(
             f"Training was interrupted after {n_steps} steps; the estimator keeps what it learned until then, and the "
@@ -421,3 +453,4 @@ def train(
             UserWarning,
             stacklevel=3,
         )
+    processes.check_same(net.module_.state_dict())

@@ -34,7 +34,7 @@ def capture_training_state(net: "LayerwiseNet") -> dict[str, Any]:
         "last_good": {names[p]: _as_arrays(kept) for p, kept in net.callback("last_good_weights").copies_.items()},
         "moments": _as_arrays(net.optimizer_.state_dict()["state"]),
         "callbacks": {name: _describe(callback) for name, callback in net.callbacks_},
-        "draws": _as_arrays(net.draws_.reached),
+        "draws": net.processes_.each_ones(_as_arrays(net.draws_.reached)),
         "generator": net.generator.get_state(legacy=False),
         "epoch_generator": net.epoch_generator_,
         "history": list(net.history),
@@ -62,6 +62,15 @@ def _as_tensors(value: Any) -> Any:
     return [_as_tensors(entry) for entry in value] if isinstance(value, list) else value
 
 
+def capture_between_parts(net: "LayerwiseNet") -> dict[str, Any]:
+    """Return the same at the end of an epoch after which training goes on with other rows.
+
+    Without what belongs to rows of this epoch, and without the weights before its last step.
+    """
+    state = capture_training_state(net)
+    return {**state, "last_good": {}, "selection": {**state["selection"], "splits": {}}}
+
+
 def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
     """Put a net, whose training begins, where another one stood.
 
@@ -86,7 +95,8 @@ def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
     _set_learning_rate(net, net.callback("selected_layers").n_steps)
     for name, callback in net.callbacks_:
         vars(callback).update(_as_tensors(state["callbacks"].get(name, {})))
-    net.draws_.reached = _as_tensors(state["draws"])
+    if net.processes_.rank < len(state["draws"]):  # otherwise it is new among them
+        net.draws_.reached = _as_tensors(state["draws"][net.processes_.rank])
     if restored_history(state)[1] is None:  # otherwise the split and the order of the epoch are to be drawn again
         net.generator.set_state(state["generator"])
 

@@ -122,6 +122,14 @@ def _put_together(n_windows: Sequence[int], n_together: int) -> Iterator[slice]:
     yield slice(start, len(n_windows))
 
 
+def take_texts(inputs: Mapping[str, torch.Tensor], texts: slice) -> dict[str, torch.Tensor]:
+    """Return what a batch holds of some of its texts: all of their windows."""
+    taken = torch.zeros(len(inputs["n_windows"]), dtype=torch.bool)
+    taken[texts] = True
+    windows = taken.repeat_interleave(inputs["n_windows"])
+    return {name: tensor[windows if name in _OF_WINDOWS else taken] for name, tensor in inputs.items()}
+
+
 def split_by_window(inputs: Mapping[str, torch.Tensor], n_together: int) -> Iterator[dict[str, torch.Tensor]]:
     """Split what a trained part reads of a batch into parts of so many windows, whose texts they may divide."""
     for parts in zip(*(inputs[name].split(n_together) for name in _OF_WINDOWS), strict=True):

@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 
 from sklearn_irt import IRTuningClassifier
 from sklearn_irt.callbacks import SelectedLayers
-from sklearn_irt.selection import FullSelection
+from sklearn_irt.selection import FullSelection, RandomSelection, SparseSelection, SubTuningSelection
 
 INTENTIONS = ["clarity", "coherence", "fluency", "meaning-changed", "style"]
 
@@ -178,16 +178,65 @@ def test_a_refused_call_leaves_the_estimator_as_it_was(make_classifier, revision
 
 
 def test_an_interrupted_call_keeps_what_it_learned_and_the_next_one_starts_from_it(
-    make_classifier, revisions, interrupt_at, monkeypatch
+    make_classifier, revisions, interrupt_at
 ):
     X, y = revisions
     classifier = make_classifier().partial_fit(X, y, classes=INTENTIONS)
-    with monkeypatch.context():
-        interrupt_at(6)
-        with pytest.warns(UserWarning, match="interrupted"):
-            classifier.partial_fit(X, y)
+    interrupt_at(6)
+    with pytest.warns(UserWarning, match="interrupted"):
+        classifier.partial_fit(X, y)
     interrupt_at(None)
     kept = learned(classifier)
     classifier.set_params(learning_rate=1e-12).partial_fit(X, y)
     for name, tensor in learned(classifier).items():
         torch.testing.assert_close(tensor, kept[name], rtol=0, atol=1e-9)
+
+
+def test_a_call_that_ends_before_its_first_step_changes_nothing(make_classifier, revisions, interrupt_at):
+    X, y = revisions
+    classifier = make_classifier().partial_fit(X, y, classes=INTENTIONS)
+    before = dict(vars(classifier))
+    interrupt_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        classifier.partial_fit(X, y)
+    assert vars(classifier) == before
+
+
+def test_a_search_for_layers_judges_by_the_rows_of_the_call(make_classifier, revisions):
+    X, y = revisions
+    strategy = SubTuningSelection(n_steps=1, interval="epoch", validation_share=0.5)
+    classifier = make_classifier(selection=strategy, candidate_layers="all", batch_size=8)
+    classifier.partial_fit(X, y, classes=INTENTIONS).partial_fit(X[:40], y[:40])
+    assert classifier.n_iter_ == 2
+
+
+def test_an_epoch_of_a_strategy_begins_with_the_call(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier(
+        selection=RandomSelection(n_trained=1, interval="epoch"), candidate_layers="all", batch_size=8
+    )
+    classifier.partial_fit(X[:40], y[:40], classes=INTENTIONS)
+    for _ in range(6):
+        classifier.partial_fit(X[:24], y[:24])
+    changes = np.flatnonzero((np.diff(classifier.active_layers_.astype(int), axis=0) != 0).any(axis=1)) + 1
+    assert set(changes.tolist()) <= {5, 8, 11, 14, 17, 20}
+    assert len(changes) > 2
+
+
+def test_masked_weights_keep_their_moments(make_classifier, revisions):
+    X, y = revisions
+    classifier = make_classifier(selection=SparseSelection(), adapter=None, learning_rate=3e-3)
+    for _ in range(3):
+        classifier.partial_fit(X, y, classes=INTENTIONS)
+    assert {float(moment["step"]) for moment in classifier._training_state["moments"].values()} == {12.0}
+
+
+def test_a_generator_of_the_users_is_not_turned_back(make_classifier, revisions):
+    X, y = revisions
+    generator = np.random.RandomState(0)
+    classifier = make_classifier(random_state=generator).partial_fit(X, y, classes=INTENTIONS)
+    drawn, _ = generator.random_sample(3), classifier.partial_fit(X, y)
+    assert not np.array_equal(generator.random_sample(3), drawn)
+    again = np.random.RandomState(0)
+    other = make_classifier(random_state=again).partial_fit(X, y, classes=INTENTIONS).partial_fit(X, y)
+    assert_equal(learned(classifier), learned(other))

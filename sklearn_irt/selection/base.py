@@ -42,6 +42,8 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         How many layers of the backbone run in this fit.
     steps_per_epoch_ : int
         How many steps an epoch of this fit has.
+    first_step_ : int
+        The step with which the first of these epochs begins: 0, but in a later call of ``partial_fit``.
     scores_ : ndarray of shape (n_candidates,), dtype float
         The score of each candidate layer; the larger, the more important. NaN where a strategy keeps none.
     probe_ : LayerProbe
@@ -90,6 +92,7 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
         self.random_state_ = random_state
         self.n_layers_ = n_layers
         self.steps_per_epoch_ = steps_per_epoch
+        self.first_step_ = 0
 
     @abstractmethod
     def select(self, step: int) -> NDArray[np.intp]:
@@ -155,7 +158,12 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
             return step == 0
         if isinstance(interval, Integral) and interval < 1:
             raise ValueError(f"{type(self).__name__} has interval={interval}: give a number of steps of 1 or more.")
-        return step % (self.steps_per_epoch_ if interval == "epoch" else int(interval)) == 0
+        if interval == "epoch":
+            return self._begins_epoch(step)
+        return step % int(interval) == 0
+
+    def _begins_epoch(self, step: int) -> bool:
+        return (step - self.first_step_) % self.steps_per_epoch_ == 0
 
     def _count(self, number: float, name: str) -> int:
         """Return how many of the candidates a number of the kind ``COUNT`` stands for."""

@@ -269,7 +269,7 @@ class GradientNormSelection(LayerSelection):
         if since_warm_up <= 0 or self.interval is None:
             return since_warm_up == 0
         if self.interval == "epoch":
-            return step % self.steps_per_epoch_ == 0
+            return self._begins_epoch(step)
         return since_warm_up % self.interval == 0
 
     def _measure(self) -> None:
