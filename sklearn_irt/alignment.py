@@ -1,13 +1,11 @@
 """Finds the words that two texts have in common, in a time that does not grow with the square of their length."""
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate, takewhile
-from math import isqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-# Two texts of nine thousand words take so much, and a second or two.
+# Pairs of equal words that are gone through, as often as they are: a second or so.
 _MOST_EFFORT = 10_000_000
 _ENDS_OF_SENTENCES = frozenset(".!?")
 
@@ -42,8 +40,9 @@ def common_blocks(before: Sequence[str], after: Sequence[str]) -> list[Block]:
         such texts, the common beginning and end are put aside, what is left is aligned by whole sentences, and words
         only between these, as long as that does not take long either; then nothing between them counts as common.
     """
-    if _effort(before, after) <= _MOST_EFFORT:
-        return _joined(_difflib_blocks(before, after))
+    blocks, _ = _difflib_blocks(before, after, _MOST_EFFORT)
+    if blocks is not None:
+        return _joined(blocks)
     beginning = _count_equal(before, after)
     end = _count_equal(before[beginning:][::-1], after[beginning:][::-1])
     middle = _blocks_by_sentence(before[beginning : len(before) - end], after[beginning : len(after) - end])
@@ -57,35 +56,48 @@ def common_blocks(before: Sequence[str], after: Sequence[str]) -> list[Block]:
 
 
 def _blocks_by_sentence(before: Sequence[str], after: Sequence[str]) -> list[Block]:
-    if _effort(before, after) <= _MOST_EFFORT:
-        return _difflib_blocks(before, after)
+    whole, _ = _difflib_blocks(before, after, _MOST_EFFORT)
+    if whole is not None:
+        return whole
     sentences_before, sentences_after = _split_into_sentences(before), _split_into_sentences(after)
-    if _effort(sentences_before, sentences_after) > _MOST_EFFORT:
-        return []
+    common, _ = _difflib_blocks(sentences_before, sentences_after, _MOST_EFFORT)
     starts_before, starts_after = _starts(sentences_before), _starts(sentences_after)
+    end = Block(len(sentences_before), len(sentences_after), 0)
     blocks, i, j, left = [], 0, 0, _MOST_EFFORT
-    for sentences in _difflib_blocks(sentences_before, sentences_after):
+    for sentences in [*(common or []), end] if common is not None else []:
         next_i, next_j = starts_before[sentences.before], starts_after[sentences.after]
-        between_before, between_after = before[i:next_i], after[j:next_j]
-        left -= _effort(between_before, between_after)
-        if left >= 0:
-            blocks += [block.moved(i, j) for block in _difflib_blocks(between_before, between_after)]
+        between, left = _difflib_blocks(before[i:next_i], after[j:next_j], left)
+        blocks += [block.moved(i, j) for block in between or []]
         i, j = starts_before[sentences.before + sentences.size], starts_after[sentences.after + sentences.size]
         blocks.append(Block(next_i, next_j, i - next_i))
     return blocks
 
 
-def _difflib_blocks(before: Sequence[Hashable], after: Sequence[Hashable]) -> list[Block]:
-    return [Block(*block) for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()]
+def _difflib_blocks(
+    before: Sequence[Hashable], after: Sequence[Hashable], most_effort: int
+) -> tuple[list[Block] | None, int]:
+    """Return difflib's blocks, or None where they take more effort, and the effort that is left.
 
-
-def _effort(before: Sequence[Hashable], after: Sequence[Hashable]) -> int:
-    """Estimate what difflib does: for each run that it finds, it goes through the words between two others.
-
-    In texts of any kind it finds about as many runs as the root of the number of pairs of equal words.
+    For each run that it finds, and once for each gap between two, difflib goes through the pairs of equal words of the
+    gap's first text and all of the second one; that is counted, before it is done.
     """
-    in_after = Counter(after)
-    return len(before) * isqrt(sum(in_after[word] for word in before))
+    matcher: Any = SequenceMatcher(None, before, after, autojunk=False)
+    places = matcher.b2j
+    pairs_up_to = list(accumulate((1 + len(places.get(word, ())) for word in before), initial=0))
+    blocks, gaps = [], [(0, len(before), 0, len(after))]
+    while gaps:
+        i, end_i, j, end_j = gaps.pop()
+        if i == end_i or j == end_j:
+            continue
+        most_effort -= pairs_up_to[end_i] - pairs_up_to[i]
+        if most_effort < 0:
+            return None, most_effort
+        found = Block(*matcher.find_longest_match(i, end_i, j, end_j))
+        if found.size:
+            blocks.append(found)
+            gaps += [(i, found.before, j, found.after)]
+            gaps += [(found.before + found.size, end_i, found.after + found.size, end_j)]
+    return sorted(blocks), most_effort
 
 
 def _count_equal(before: Sequence[str], after: Sequence[str]) -> int:

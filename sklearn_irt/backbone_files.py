@@ -24,7 +24,10 @@ ALIASES = ("smollm2-135m", "minilm-l6")
 # transformers' verbosity belongs to the process: what one thread lowered, another must not take for the user's.
 _quiet = RLock()
 # Configuration and vocabularies.
-_CONTENT = ("config.json", "tokenizer.json", "vocab.*", "merges.txt", "*.model")
+_CONTENT = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.*", "merges.txt", "*.model", "*.py"),
+)
 _COMMIT_IN_CACHE = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 # Names on the hub that have no owner, such as "roberta-base", are less like an alias; "smollm" is more.
 _LIKENESS = 0.65

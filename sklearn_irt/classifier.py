@@ -638,7 +638,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Adapters are merged into the weights, and the layers that do not run or were dropped are not written.
         ``transformers.pipeline("text-classification", path)`` reads it and scores as :meth:`predict_proba` does, but
         for rounding: the classifier rounds the states that enter its candidate layers to bf16. Of pairs, give it the
-        texts that :meth:`write_texts` returns, and ``truncation=True``. With ``quantization`` adapters are merged
+        texts that :meth:`write_texts` returns, and ``truncation=True``; with ``long_text="windows"`` it reads the first
+        window alone, as a warning says. With ``quantization`` adapters are merged
         into the weights that were quantized, whose scores differ by more.
 
         Parameters

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ def export_classifier(classifier: Any, path: str | os.PathLike[str]) -> None:
     check_is_fitted(classifier, "net_")
     part = classifier.net_.module_
     _check_mergeable(part)
+    if classifier.long_text == "windows":
+        warnings.warn(
+            "The checkpoint reads one window: of texts of more tokens than max_length it knows the beginning alone, "
+            "and scores them otherwise than the classifier, which averages over their windows.",
+            UserWarning,
+            stacklevel=3,
+        )
     with replaced_folder(path, EXPORTED) as folder, quiet_transformers(), torch.inference_mode(False):
         model = _merge(part)
         _describe_classes(model, classifier.classes_.tolist())

@@ -6,7 +6,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .persistence import library_versions
+from .scoring import read_scoring
 
+_COUNTS = ("batch_count", "batch_size")
 _CARD = """---
 {metadata}
 ---
@@ -118,12 +120,15 @@ def _result(dataset: str, metric: str, value: float) -> EvalResult:
 
 
 def _held_out_scores(classifier: Any) -> dict[str, float]:
-    """Return loss and accuracy of the epoch whose weights were kept, where a part was held out."""
+    """Return the scores of the epoch whose weights were kept, where a part was held out."""
     validated = [epoch for epoch in classifier.history_ if "valid_loss" in epoch]
     if not validated:
         return {}
-    best = min(validated, key=lambda epoch: epoch["valid_loss"])
-    return {"loss": float(best["valid_loss"]), "accuracy": float(best["valid_acc"])}
+    decisive = next(iter(read_scoring(classifier.scoring)))
+    kept = [epoch for epoch in validated if epoch.get(f"valid_{decisive}_best")][-1:] or validated[-1:]
+    names = {name.removeprefix("valid_"): name for name in kept[0] if name.startswith("valid_")}
+    wanted = {name: key for name, key in names.items() if not name.endswith("_best") and name not in _COUNTS}
+    return {"accuracy" if name == "acc" else name: float(kept[0][key]) for name, key in wanted.items()}
 
 
 def _data(classifier: Any) -> str:

@@ -20,7 +20,7 @@ from .plain_data import Arrays, NotPlainError, describe, from_plain, to_plain, w
 from .precision import choose_device, choose_precision, product_size
 from .quantization import check_quantization
 from .stored_backbone import find_again, record_backbone, risky_options, without_secrets
-from .stored_folder import check_folder, replaced_folder
+from .stored_folder import MANIFEST, check_folder, replaced_folder
 
 SAVED = "saved IRTuningClassifier"
 _CLASSIFIER, _ARRAYS = "classifier.json", "arrays.safetensors"
@@ -145,6 +145,19 @@ def _warn_of_loss(name: str, error: NotPlainError) -> None:
 def load_classifier(kind: type, path: str | os.PathLike[str], given: Mapping[str, Any]) -> Any:
     """Load a classifier; see :meth:`~sklearn_irt.IRTuningClassifier.load`."""
     folder = check_folder(path, SAVED)
+    written = (folder / MANIFEST).read_bytes()
+    try:
+        classifier = _load(kind, folder, given)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, TypeError) and set(given) - set(kind().get_params(deep=False)):
+            raise
+        raise ValueError(f"{folder} was not written by save(): {error!r:.200}. Copy it anew.") from error
+    if (folder / MANIFEST).read_bytes() != written:
+        raise ValueError(f"{folder} was saved anew while it was being loaded: load it again.")
+    return classifier
+
+
+def _load(kind: type, folder: Path, given: Mapping[str, Any]) -> Any:
     stored = json.loads((folder / _CLASSIFIER).read_text(encoding="utf-8"))
     arrays = load_file(folder / _ARRAYS)
     _check_given(stored, given, kind)

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import glob
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -72,11 +73,27 @@ def replaced_folder(path: str | os.PathLike[str], what: str) -> Iterator[Path]:
 
 
 def _check_replaceable(target: Path, what: str) -> None:
+    if Path.cwd().is_relative_to(target):
+        raise FileExistsError(errno.EEXIST, "This is, or holds, the working directory: choose another path", target)
     is_empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not is_empty and _read_manifest(target).get("what") != what:
         raise FileExistsError(
             errno.EEXIST, f"This exists and was not written as {what}, so it is left alone: choose another path", target
         )
+    for file in [] if is_empty or not target.exists() else _files_of_others(target):
+        raise FileExistsError(
+            errno.EEXIST,
+            f"{file.name} was not written as {what}, so the folder is left alone: choose another path",
+            target,
+        )
+
+
+def _files_of_others(target: Path) -> list[Path]:
+    """Return what lies in a folder and was not written with it."""
+    written = {MANIFEST, *_read_manifest(target).get("files", {})}
+    folders = {parent.as_posix() for name in written for parent in Path(name).parents}
+    found = ((path, path.relative_to(target).as_posix()) for path in sorted(target.rglob("*")))
+    return [path for path, name in found if name not in written | folders]
 
 
 def _cannot_write(target: Path, error: Exception) -> OSError:
@@ -88,7 +105,7 @@ def _cannot_write(target: Path, error: Exception) -> OSError:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
@@ -96,8 +113,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 @contextmanager
 def _neighbour(target: Path) -> Iterator[Path]:
     """Make a folder beside another; in the end remove what then has its name, and what killed processes left."""
-    for abandoned in target.parent.glob(f".{target.name}-*.unfinished"):
-        _remove_abandoned(abandoned)
+    for abandoned in target.parent.glob(f".{glob.escape(target.name)}-*.unfinished"):
+        with suppress(FileNotFoundError):  # whoever wrote it is ready by now
+            _remove_abandoned(abandoned)
     folder = target.with_name(f".{target.name}-{secrets.token_hex(4)}.unfinished")
     folder.mkdir()
     lock = _lock(folder)
@@ -208,7 +226,7 @@ def check_folder(path: str | os.PathLike[str], what: str) -> Path:
     if not folder.exists():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(folder))
     manifest = _read_manifest(folder)
-    if manifest.get("what") != what or not {"format_version", "written_by", "files"} <= set(manifest):
+    if manifest.get("what") != what or not _is_well_formed(manifest):
         raise ValueError(f"{folder} holds no {what}: it has no {MANIFEST}, or one that says something else.")
     if manifest["format_version"] > FORMAT_VERSION:
         raise ValueError(
@@ -220,16 +238,31 @@ def check_folder(path: str | os.PathLike[str], what: str) -> Path:
     return folder
 
 
+def _is_well_formed(manifest: dict[str, Any]) -> bool:
+    files = manifest.get("files")
+    return (
+        isinstance(manifest.get("format_version"), int)
+        and isinstance(manifest.get("written_by"), str)
+        and isinstance(files, dict)
+        and all(_is_inside(name) and isinstance(written, dict) for name, written in files.items())
+    )
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _check_file(file: Path, written: dict[str, Any]) -> None:
     if not file.is_file():
         raise FileNotFoundError(errno.ENOENT, "A file that was saved is missing: copy the whole folder", str(file))
     n_bytes = file.stat().st_size
-    if n_bytes != written["bytes"]:
+    if n_bytes != written.get("bytes"):
         raise ValueError(
-            f"{file} was changed since it was saved: it has {n_bytes} bytes instead of {written['bytes']}. "
+            f"{file} was changed since it was saved: it has {n_bytes} bytes instead of {written.get('bytes')}. "
             "Copy it anew."
         )
-    if digest(file) != written["sha256"]:
+    if digest(file) != written.get("sha256"):
         raise ValueError(f"{file} was changed since it was saved: its content is another. Copy it anew.")
     if file.suffix == ".safetensors":
         _check_safetensors(file)

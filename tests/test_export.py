@@ -192,3 +192,9 @@ class TestRefusals:
             classifier.export(tmp_path / "saved")
         classifier.export(tmp_path / "exported")
         classifier.export(tmp_path / "exported")
+
+
+def test_windows_are_told_to_be_scored_otherwise(make_classifier, revisions, tmp_path):
+    classifier = make_classifier(long_text="windows", max_length=24).fit(*revisions)
+    with pytest.warns(UserWarning, match="reads one window"):
+        classifier.export(tmp_path / "exported")

@@ -430,6 +430,45 @@ class TestRefusals:
         with pytest.raises(ValueError, match="do not trust it"):
             IRTuningClassifier.load(saved)
 
+    @pytest.mark.parametrize("part", ["own_selection", "fitted", "module", "parameters"])
+    def test_a_folder_that_lacks_a_part(self, saved, part):
+        written = json.loads((saved / "classifier.json").read_text())
+        del written[part]
+        (saved / "classifier.json").write_text(json.dumps(written))
+        change_manifest(saved)
+        with pytest.raises(ValueError, match=r"was not written by save\(\)"):
+            IRTuningClassifier.load(saved)
+
+    @pytest.mark.parametrize(
+        "entry",
+        [{"files": []}, {"format_version": "2"}, {"files": {"../elsewhere": {}}}, {"files": {"/etc/passwd": {}}}],
+    )
+    def test_a_manifest_that_makes_no_sense(self, saved, load_no_backbone, entry):
+        manifest = json.loads((saved / "manifest.json").read_text())
+        (saved / "manifest.json").write_text(json.dumps(manifest | entry))
+        load_no_backbone()
+        with pytest.raises(ValueError, match="holds no saved IRTuningClassifier"):
+            IRTuningClassifier.load(saved)
+
+    def test_a_folder_that_is_replaced_meanwhile(self, make_classifier, revisions, saved, monkeypatch):
+        other = make_classifier(random_state=7).fit(*revisions)
+        load = persistence.load_backbone
+
+        def replace_first(*args, **kwargs):
+            other.save(saved)
+            return load(*args, **kwargs)
+
+        monkeypatch.setattr(persistence, "load_backbone", replace_first)
+        with pytest.raises(ValueError, match="saved anew while it was being loaded"):
+            IRTuningClassifier.load(saved)
+
+    def test_a_folder_with_a_file_of_the_users_is_not_replaced(self, make_classifier, revisions, saved):
+        (saved / "notes.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match=r"notes\.txt was not written as saved IRTuningClassifier"):
+            make_classifier().fit(*revisions).save(saved)
+        assert (saved / "notes.txt").read_text() == "mine"
+        assert IRTuningClassifier.load(saved)
+
     def test_no_folder_or_one_of_something_else(self, tmp_path, tiny_llama):
         with pytest.raises(FileNotFoundError, match=r"no such folder.*nowhere"):
             IRTuningClassifier.load(tmp_path / "nowhere")
