@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 
 from sklearn_irt import load_sample_revisions
-from sklearn_irt.edits import Piece, find_edits, join_edits, letters_kept, split_words
+from sklearn_irt.edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
 
 ODD_TEXTS = [
     "",
