@@ -1,25 +1,24 @@
 """IRTuningClassifier measured against its rivals: a fit, a second one, a grid search, predictions; run by speed.py."""
 
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from costs import peak_memory, restart_peak_memory, timed
-from peft.tuners.lora import LoraLayer
-from rivals import BACKBONE, load_plain_model, write_texts
+from rivals import BACKBONE, write_texts
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from sklearn_irt import IRTuningClassifier
 from sklearn_irt.backbone import load_tokenizer
-from sklearn_irt.head import head_modules
 from sklearn_irt.pairs import read_pairs
 from sklearn_irt.precision import DTYPES, product_rates, product_size
 from sklearn_irt.predicting import predict_logits
-from sklearn_irt.stack import find_stack, get_layers
+from sklearn_irt.stack import get_layers
 from sklearn_irt.states_store import between_fits
 from sklearn_irt.tokenization import tokenize_pairs
 from sklearn_irt.without_weights import describe_backbone
@@ -100,17 +99,10 @@ def predicting(classifier: IRTuningClassifier, X: Any, device: torch.device) -> 
 
 def merged_model(classifier: IRTuningClassifier) -> Any:
     """Put adapters and head into the plain model, which then needs neither peft nor this package."""
-    trained = classifier.net_.module_.model
-    plain = load_plain_model(torch.float32, len(classifier.classes_)).eval()
-    del get_layers(plain, find_stack(plain))[classifier.n_layers_ :]
-    with torch.no_grad():
-        for name, module in trained.named_modules():
-            if isinstance(module, LoraLayer):
-                plain.get_submodule(name).weight += module.get_delta_weight(module.active_adapters[0]).cpu()
-    for name, head in head_modules(trained).items():
-        plain.get_submodule(name).load_state_dict(head.state_dict())
-    plain.config.id2label = {index: str(label) for index, label in enumerate(classifier.classes_)}
-    return plain.to(DTYPES[classifier.precision_])
+    with TemporaryDirectory() as folder:
+        classifier.export(f"{folder}/merged")
+        merged = AutoModelForSequenceClassification.from_pretrained(f"{folder}/merged")
+        return merged.to(DTYPES[classifier.precision_])
 
 
 def measure_grid(parts: Any, classifier: IRTuningClassifier, device: torch.device) -> dict[str, float]:
