@@ -123,6 +123,19 @@ def exact_states(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def enlarge_what_was_learned():
+    """Return a function that gives a classifier's adapters and head an effect that cannot be overlooked."""
+
+    def enlarge(classifier):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in classifier.net_.module_.learned_parameters.values():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+    return enlarge
+
+
+@pytest.fixture(scope="session")
 def unharmed(make_classifier, revisions):
     """Return a fitted classifier, and what it predicts; no test may change either."""
     classifier = make_classifier().fit(*revisions)

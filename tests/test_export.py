@@ -30,14 +30,6 @@ def scores_of(folder, texts, classes):
     return np.array([[score[str(label)] for label in classes] for score in scores])
 
 
-def enlarge_what_was_learned(classifier):
-    """Give adapters and head an effect that cannot be overlooked."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in classifier.net_.module_.learned_parameters.values():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 @pytest.mark.parametrize(
     ("adapter", "layers"),
@@ -45,7 +37,7 @@ def enlarge_what_was_learned(classifier):
     ids=str,
 )
 def test_a_pipeline_scores_pairs_as_the_classifier_does(
-    make_classifier, backbones, revisions, tmp_path, exact_states, family, adapter, layers
+    make_classifier, backbones, revisions, tmp_path, exact_states, enlarge_what_was_learned, family, adapter, layers
 ):
     X, y = revisions
     with warnings.catch_warnings():
@@ -60,7 +52,7 @@ def test_a_pipeline_scores_pairs_as_the_classifier_does(
 
 
 def test_a_pipeline_scores_single_texts_and_reads_special_tokens_in_them_as_text(
-    make_classifier, tmp_path, exact_states
+    make_classifier, tmp_path, exact_states, enlarge_what_was_learned
 ):
     texts = ["a <eos> b", "c d", "e <unk> <pad>", "f g h"]
     classifier = make_classifier(candidate_layers="all").fit(texts, [3, 1, 3, 1])
@@ -79,7 +71,7 @@ def test_a_pipeline_scores_single_texts_and_reads_special_tokens_in_them_as_text
     ],
     ids=["biases", "ranks"],
 )
-def test_a_peft_configuration(make_classifier, revisions, tmp_path, exact_states, adapter):
+def test_a_peft_configuration(make_classifier, revisions, tmp_path, exact_states, enlarge_what_was_learned, adapter):
     texts, y = revisions[0]["before"].tolist()[:11], revisions[1][:11]
     classifier = make_classifier(adapter=adapter).fit(texts, y)
     enlarge_what_was_learned(classifier)
@@ -111,7 +103,9 @@ def test_the_configuration_is_that_of_the_layers_that_are_left(make_classifier, 
     assert model.dtype == torch.float32
 
 
-def test_a_batch_of_padded_texts_has_the_same_scores(make_classifier, revisions, tmp_path, exact_states):
+def test_a_batch_of_padded_texts_has_the_same_scores(
+    make_classifier, revisions, tmp_path, exact_states, enlarge_what_was_learned
+):
     texts, y = revisions[0]["before"].tolist()[:11], revisions[1][:11]
     classifier = make_classifier().fit(texts, y)
     enlarge_what_was_learned(classifier)

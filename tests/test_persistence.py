@@ -102,14 +102,6 @@ def saved_and_loaded(classifier, folder, **parameters) -> IRTuningClassifier:
     return IRTuningClassifier.load(folder, **parameters)
 
 
-def enlarge_what_was_learned(classifier):
-    """Give adapters and head an effect that cannot be overlooked."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in classifier.net_.module_.learned_parameters.values():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-
-
 def change_manifest(folder, **entries):
     """Change a manifest as someone would who wants to be believed."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -259,7 +251,16 @@ class TestWhatPeftOpens:
     @pytest.mark.parametrize("adapter", ["lora", "dora", "ia3"])
     @pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "roberta"])
     def test_its_logits_are_the_same(
-        self, make_classifier, save_tiny, backbones, revisions, tmp_path, exact_states, family, adapter
+        self,
+        make_classifier,
+        save_tiny,
+        backbones,
+        revisions,
+        tmp_path,
+        exact_states,
+        enlarge_what_was_learned,
+        family,
+        adapter,
     ):
         if family == "roberta":
             config = RobertaConfig(
