@@ -20,6 +20,7 @@ from skorch.callbacks import Callback
 from .distributed import ALONE, Processes
 from .plain_data import Arrays, NotPlainError, from_plain, to_plain
 from .prefix import VERSION, processor
+from .stored_backbone import without_secrets
 from .training_state import capture_training_state
 
 _FORMAT = 1
@@ -91,8 +92,9 @@ class Checkpoints(Callback):
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Learn before the first step whether the strategy's attributes can be stored."""
-        if net.callback("selected_layers").n_steps == 0:
-            _write_bytes({**self._header, "state": capture_training_state(net)})
+        selected_layers = net.callback("selected_layers")
+        if selected_layers.n_steps == 0:
+            _as_plain(selected_layers.position(), {})
 
     def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Write a checkpoint, if it is time."""
@@ -145,14 +147,18 @@ def _step_of(file: Path) -> int:
 
 def _write_bytes(checkpoint: dict[str, Any]) -> bytes:
     arrays: Arrays = {}
+    plain = _as_plain(checkpoint, arrays)
+    return save(arrays, {_METADATA: json.dumps(plain, allow_nan=False)})
+
+
+def _as_plain(content: dict[str, Any], arrays: Arrays) -> Any:
     try:
-        plain = to_plain(checkpoint, "checkpoint", arrays)
+        return to_plain(content, "checkpoint", arrays)
     except NotPlainError as error:
         raise TypeError(
             f"checkpoint_dir cannot be used: {error}, which only pickle could write. Let a strategy keep numbers, "
             "strings, arrays, and dicts, lists, tuples and sets of them."
         ) from error
-    return save(arrays, {_METADATA: json.dumps(plain, allow_nan=False)})
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -248,7 +254,7 @@ def find_checkpoint(folder: Path, description: Mapping[str, str]) -> dict[str, A
             checkpoint = _read(file)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             kind = type(error).__name__
-            warnings.warn(f"The checkpoint {file} is damaged, or none ({kind}), and is passed over.", stacklevel=5)
+            warnings.warn(f"The checkpoint {file} is damaged, or none ({kind}), and is passed over.", stacklevel=8)
             continue
         _check_belongs(file, checkpoint, description)
         return checkpoint
@@ -307,8 +313,8 @@ def describe_fit(parameters: Mapping[str, Any], data: Mapping[str, Any], files: 
 
 def describe_parameter(name: str, value: Any) -> str:
     """Return a parameter's value as text if that is short, otherwise its hash."""
-    if name == "backbone_options":  # they may hold a token
-        return hash_of(sorted((key, str(option)) for key, option in (value or {}).items() if key != "token"))
+    if name == "backbone_options":
+        return hash_of(sorted((key, str(option)) for key, option in without_secrets(value).items()))
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, os.PathLike):

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env, reduce
 from torch import nn
 
+from .fingerprint import whole_content
 from .precision import choose_device
 from .windows import take_texts
 
@@ -169,8 +170,7 @@ class Processes:
         """
         if self.n == 1:
             return
-        content = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in learned.values())
-        hashes = self.each_ones(hashlib.sha256(content).hexdigest())
+        hashes = self.each_ones(hashlib.sha256(whole_content(learned)).hexdigest())
         others = [rank for rank in range(self.n) if hashes[rank] != hashes[0]]
         if others:
             raise RuntimeError(

@@ -1,7 +1,7 @@
 """Tells whether weights are still those that a classifier was trained on, by a hash of a part of every tensor."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,6 +33,11 @@ def fingerprint(parameters: Iterable[nn.Parameter]) -> str:
     """
     tensors = [parameter.detach() for parameter in parameters if parameter.is_floating_point()]
     return sha256("".join(sorted(_hash(tensor) for tensor in tensors)).encode()).hexdigest()
+
+
+def whole_content(learned: Mapping[str, torch.Tensor]) -> bytes:
+    """Return all bytes of adapters and head, one after the other, for a hash that no change escapes."""
+    return b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in learned.values())
 
 
 def _hash(tensor: torch.Tensor) -> str:

@@ -11,8 +11,8 @@ from .backbone import Backbone, load_backbone
 from .backbone_files import absolute
 from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
-from .checkpoints import Checkpoints
-from .distributed import join_processes
+from .checkpoints import Checkpoints, open_checkpoints
+from .distributed import Processes, join_processes
 from .fit_plan import FitPlan, TrainingData, plan_fit
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .precision import LARGE_BACKBONE, choose_precision, product_rates, product_size, warn_of_slow_fit
@@ -20,10 +20,13 @@ from .prefix import PrefixStates, compute_prefix_states
 from .randomness import own_generator
 from .selection import LayerSelection
 from .selection.named import selection_for_fit
-from .starting_point import adapters_to_start_from, checkpoints_of, describe_fit_of, describe_strategy
+from .starting_point import adapters_to_start_from, describe_fit_of, describe_strategy
 from .states_store import StatesStore, open_store
 from .training import LayerwiseNet, build_net, train
 from .training_state import capture_between_parts
+
+# What the processes that train together may have been given differently: the first one's generator serves all.
+_OWN_OF_PROCESSES = ("random_state", "device")
 
 
 def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, *, in_parts: bool = False) -> None:
@@ -42,14 +45,11 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
     """
     processes = join_processes(classifier.distributed, classifier.device)
     plan = plan_fit(classifier, data, 1 if in_parts else classifier.max_epochs, processes.device)
-    if processes.n > 1:
-        alike = describe_fit_of(classifier, data, plan).items()
-        processes.check_alike({name: value for name, value in alike if name not in ("random_state", "device")})
-    checkpoints = None if in_parts else processes.ask_first(lambda: checkpoints_of(classifier, data, plan))
-    state = classifier._training_state if in_parts else checkpoints and checkpoints.state
+    checkpoints = _open_checkpoints(classifier, data, plan, processes, in_parts=in_parts)
+    part_before = classifier._training_state if in_parts else None
+    state = part_before or (checkpoints and checkpoints.state)
     # What goes on has a generator of its own: the user's may have moved on meanwhile.
-    seed = None if in_parts and state else classifier.random_state
-    random_state = processes.share_generator(own_generator(seed))
+    random_state = processes.share_generator(own_generator(None if part_before else classifier.random_state))
     if checkpoints is not None:
         checkpoints.begin(random_state, processes)
     selection = selection_for_fit(classifier.selection)
@@ -79,12 +79,12 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
             "trains_embeddings": selection.trains_embeddings,
         }
         states = _compute_states(classifier, plan, backbone, store, has_prefix=not selection.trains_embeddings)
-        n_before = len(state["selection"]["scores"]) if in_parts and state else 0
+        n_before = len(part_before["selection"]["scores"]) if part_before else 0
         selected_layers = SelectedLayers(selection, states, n_before + plan.n_epochs * plan.steps_per_epoch)
         net = build_net(
             module,
             selected_layers,
-            max_epochs=plan.n_epochs + (len(state["history"]) if in_parts and state else 0),
+            max_epochs=plan.n_epochs + (len(part_before["history"]) if part_before else 0),
             batch_size=classifier.batch_size,
             learning_rate=classifier.learning_rate,
             held_out_scores=data.held_out_scores,
@@ -104,6 +104,22 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
             if selected_layers.n_steps > n_before:
                 _keep(classifier, net, selected_layers, plan, data, columns, in_parts=in_parts)
                 classifier._training_state = training_state
+
+
+def _open_checkpoints(
+    classifier: Any, data: TrainingData, plan: FitPlan, processes: Processes, *, in_parts: bool
+) -> Checkpoints | None:
+    """Return what writes the checkpoints of a fit, and has found the last one; None where there is no folder for them.
+
+    Of several processes, see first whether all are about to do the same.
+    """
+    writes = classifier.checkpoint_dir is not None and not in_parts
+    description = describe_fit_of(classifier, data, plan) if writes or processes.n > 1 else {}
+    processes.check_alike({name: value for name, value in description.items() if name not in _OWN_OF_PROCESSES})
+    if not writes:
+        return None
+    folder, interval, resume = classifier.checkpoint_dir, classifier.checkpoint_interval, classifier.resume
+    return processes.ask_first(lambda: open_checkpoints(folder, interval, description, resume=resume))
 
 
 def _choose_precision(

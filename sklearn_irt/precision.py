@@ -177,5 +177,5 @@ def warn_of_slow_fit(n_parameters: int, seconds: float) -> None:
         f"{seconds / 3600:.1f} hours, at the rate just measured. "
         "Use a GPU, a smaller backbone, or fewer n_layers or candidate_layers.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=7,
     )

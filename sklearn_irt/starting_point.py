@@ -1,4 +1,4 @@
-"""What a fit goes on from: checkpoints of an interrupted one, or what the estimator learned before."""
+"""What a fit starts from: tells it from other fits, and finds what the estimator learned before."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from peft import PeftConfig
 
 from .backbone_files import absolute, file_times, locate_backbone
-from .checkpoints import Checkpoints, describe_fit, describe_parameter, open_checkpoints
+from .checkpoints import describe_fit, describe_parameter
+from .fingerprint import whole_content
 from .fit_plan import FitPlan, TrainingData
 from .selection import LayerSelection
 from .selection.named import selection_for_fit
@@ -43,32 +44,9 @@ def describe_fit_of(classifier: Any, data: TrainingData, plan: FitPlan) -> dict[
             "y": [data.classes.tolist(), data.labels.tolist()],
             "sample_weight": data.weights.tolist(),
             "how texts are tokenized": plan.tokenized.token_ids,
-            "what warm_start starts from": b"".join(t.cpu().numpy().tobytes() for t in learned.values()),
+            "what warm_start starts from": whole_content(learned),
         },
         [(name, size) for name, size, _ in file_times(locate_backbone(classifier.backbone))],
-    )
-
-
-def checkpoints_of(classifier: Any, data: TrainingData, plan: FitPlan) -> Checkpoints | None:
-    """Return what writes the checkpoints of a fit, and has found the last one; None where there is no folder for them.
-
-    Parameters
-    ----------
-    classifier, data, plan
-        See :func:`describe_fit_of`.
-
-    Returns
-    -------
-    checkpoints : Checkpoints or None
-        See :func:`~sklearn_irt.checkpoints.open_checkpoints`, also for what is raised.
-    """
-    if classifier.checkpoint_dir is None:
-        return None
-    return open_checkpoints(
-        classifier.checkpoint_dir,
-        classifier.checkpoint_interval,
-        describe_fit_of(classifier, data, plan),
-        resume=classifier.resume,
     )
 
 

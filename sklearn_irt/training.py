@@ -28,8 +28,8 @@ from .messages import EpochLines, tell
 from .randomness import OwnDraws
 from .scoring import HeldOutScores
 from .trained_part import TrainedPart
-from .training_state import restore_training_state, restored_history
-from .windows import mean_by_text, run_in_parts, split_by_text
+from .training_state import ended_epochs, restore_training_state, unfinished_epoch
+from .windows import OF_WINDOWS, mean_by_text, run_in_parts, split_by_text
 
 _logger = logging.getLogger(__name__)
 # Epochs without a better score after which early stopping stops.
@@ -83,14 +83,10 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def infer(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
         """Compute the logits of texts, the means of those of their windows; weights belong to the loss."""
-        run = partial(self._infer_windows, **fit_params)
+        run = partial(super().infer, **fit_params)
         # Before a part runs once more in the backward pass: dropout is to be drawn on the same device again.
-        x = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items()}
-        return mean_by_text(run_in_parts(run, x, self.count_together(x)), x["n_windows"].tolist())
-
-    def _infer_windows(self, x: dict[str, torch.Tensor], **fit_params: Any) -> torch.Tensor:
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in x.items()}
-        return super().infer(inputs, **fit_params)
+        windows = {name: x[name].to(self.device, non_blocking=True) for name in OF_WINDOWS}
+        return mean_by_text(run_in_parts(run, windows, self.count_together(x)), x["n_windows"].tolist())
 
     def count_together(self, inputs: dict[str, torch.Tensor]) -> int:
         """Return how many windows of a batch may run together: as many as it has texts, or as a part may have."""
@@ -174,7 +170,7 @@ class LayerwiseNet(NeuralNetClassifier):
 
     def _rest_of_epoch(self, batches: Iterable[Any]) -> Iterable[Any]:
         state, self.state_to_restore_ = self.state_to_restore_, None
-        unfinished = None if state is None else restored_history(state)[1]
+        unfinished = None if state is None else unfinished_epoch(state)
         if state is None or unfinished is None:
             self.epoch_generator_ = self.generator.get_state(legacy=False)
             return batches
@@ -432,7 +428,7 @@ def train(
     net.draws_ = OwnDraws(seed + processes.rank, torch.device(net.device))
     if state is not None:
         net.state_to_restore_ = state
-        net.history_ = restored_history(state)[0]  # before the callbacks begin, which look for the best epoch in it
+        net.history_ = ended_epochs(state)  # before the callbacks begin, which look for the best epoch in it
         for group in net.optimizer_.param_groups:
             group["initial_lr"] = group["lr"]  # a schedule that does not begin at its first step asks for it
     try:
@@ -451,6 +447,6 @@ def train(
             f"Training was interrupted after {n_steps} steps; the estimator keeps what it learned until then, and the "
             "program goes on. Interrupt it again to end it.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     processes.check_same(net.module_.state_dict())

@@ -97,7 +97,7 @@ def restore_training_state(net: "LayerwiseNet", state: dict[str, Any]) -> None:
         vars(callback).update(_as_tensors(state["callbacks"].get(name, {})))
     if net.processes_.rank < len(state["draws"]):  # otherwise it is new among them
         net.draws_.reached = _as_tensors(state["draws"][net.processes_.rank])
-    if restored_history(state)[1] is None:  # otherwise the split and the order of the epoch are to be drawn again
+    if unfinished_epoch(state) is None:  # otherwise the split and the order of the epoch are to be drawn again
         net.generator.set_state(state["generator"])
 
 
@@ -110,21 +110,12 @@ def _set_learning_rate(net: "LayerwiseNet", n_steps: int) -> None:
         group["lr"] = rate
 
 
-def restored_history(state: dict[str, Any]) -> tuple[History, dict[str, Any] | None]:
-    """Return the rows of the epochs that ended, and that of the epoch which training stood in, if it did.
+def unfinished_epoch(state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a copy of the row of the epoch that training stood in; None between two epochs."""
+    last = state["history"][-1:]
+    return copy.deepcopy(last[0]) if last and "train_loss" not in last[0] else None
 
-    Parameters
-    ----------
-    state : dict
-        Of :func:`capture_training_state`.
 
-    Returns
-    -------
-    history : History
-        A row an epoch.
-    unfinished : dict or None
-        The row of an epoch of which steps, or the validation, are still to come.
-    """
-    rows = copy.deepcopy(state["history"])
-    unfinished = rows.pop() if rows and "train_loss" not in rows[-1] else None
-    return History(rows), unfinished
+def ended_epochs(state: dict[str, Any]) -> History:
+    """Return a copy of the history of the epochs that came to their end, their validation included."""
+    return History(copy.deepcopy([row for row in state["history"] if "train_loss" in row]))

@@ -1,6 +1,7 @@
 """Texts longer than a backbone may read, as overlapping windows: cut, run within bounds of memory, and pooled."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 # every token be computed twice, where a quarter lets it be computed 4/3 times.
 OVERLAP = 0.25
 # The inputs of a trained part that have a row a window; the others have a row a text.
-_OF_WINDOWS = ("states", "input_ids", "attention_mask")
+OF_WINDOWS = ("states", "input_ids", "attention_mask")
 
 
 def cut_into_windows(token_ids: list[int], before: list[int], behind: list[int], max_length: int) -> list[list[int]]:
@@ -106,7 +107,7 @@ def split_by_text(
     first = np.cumsum([0, *n_windows])
     for texts in _put_together(n_windows, n_together):
         windows = slice(first[texts.start], first[texts.stop])
-        yield texts, {name: tensor[windows if name in _OF_WINDOWS else texts] for name, tensor in inputs.items()}
+        yield texts, _take(inputs, texts, windows)
 
 
 def _put_together(n_windows: Sequence[int], n_together: int) -> Iterator[slice]:
@@ -127,13 +128,17 @@ def take_texts(inputs: Mapping[str, torch.Tensor], texts: slice) -> dict[str, to
     taken = torch.zeros(len(inputs["n_windows"]), dtype=torch.bool)
     taken[texts] = True
     windows = taken.repeat_interleave(inputs["n_windows"])
-    return {name: tensor[windows if name in _OF_WINDOWS else taken] for name, tensor in inputs.items()}
+    return _take(inputs, taken, windows)
+
+
+def _take(inputs: Mapping[str, torch.Tensor], texts: Any, windows: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor[windows if name in OF_WINDOWS else texts] for name, tensor in inputs.items()}
 
 
 def split_by_window(inputs: Mapping[str, torch.Tensor], n_together: int) -> Iterator[dict[str, torch.Tensor]]:
     """Split what a trained part reads of a batch into parts of so many windows, whose texts they may divide."""
-    for parts in zip(*(inputs[name].split(n_together) for name in _OF_WINDOWS), strict=True):
-        yield dict(zip(_OF_WINDOWS, parts, strict=True))
+    for parts in zip(*(inputs[name].split(n_together) for name in OF_WINDOWS), strict=True):
+        yield dict(zip(OF_WINDOWS, parts, strict=True))
 
 
 def run_in_parts(

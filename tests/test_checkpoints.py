@@ -318,8 +318,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_classifier, revis
     folder = stopped_fit()
     _, newest = sorted(folder.iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged") as warned:
         classifier = make_classifier(checkpoint_dir=folder, max_epochs=2).fit(X, y)
+    assert {one.filename for one in warned} == {__file__}
     assert_same_fit(classifier, make_classifier(max_epochs=2).fit(X, y))
 
 

@@ -473,8 +473,11 @@ def test_verbose_says_what_was_chosen_and_shows_progress(make_classifier, revisi
 def test_a_large_backbone_on_a_cpu_gets_a_warning_with_the_hours(make_classifier, revisions, monkeypatch):
     X, y = revisions
     monkeypatch.setattr("sklearn_irt.fitting.LARGE_BACKBONE", 1e3)
-    with pytest.warns(UserWarning, match=r"billion parameters: on this CPU the fit will take at least [\d.]+ hours"):
+    with pytest.warns(
+        UserWarning, match=r"billion parameters: on this CPU the fit will take at least [\d.]+ hours"
+    ) as warned:
         make_classifier().fit(X, y)
+    assert {one.filename for one in warned} == {__file__}
 
 
 def test_a_fit_writes_no_file(make_classifier, revisions, tmp_path, monkeypatch):

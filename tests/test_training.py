@@ -174,8 +174,9 @@ def test_ctrl_c_keeps_what_was_learned_and_says_so(make_classifier, revisions, i
     X, y = revisions
     interrupt_at(3)
     classifier = make_classifier(max_epochs=5)
-    with pytest.warns(UserWarning, match="interrupted after 3 steps"):
+    with pytest.warns(UserWarning, match="interrupted after 3 steps") as warned:
         classifier.fit(X, y)
+    assert {one.filename for one in warned} == {__file__}
     assert classifier.active_layers_.shape[0] == 3
     assert classifier.n_iter_ == 0
     assert classifier.predict(X).shape == (60,)
