@@ -39,7 +39,7 @@ from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
 from .selection.named import NAMED
 from .states_store import open_memory
-from .tokenization import TokenizedPairs, check_room, tokenize_pairs, write_texts
+from .tokenization import TokenizedPairs, check_room, tokenize_pairs, write_and_tokenize
 from .training import LayerwiseNet, check_validation_split
 from .windows import pool_windows
 
@@ -724,9 +724,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         tokenizer, intentions = self.net_.module_.backbone.tokenizer, [str(label) for label in self.classes_]
         pairs = self._read_pairs(X, self)
-        return write_texts(
+        texts, _, _ = write_and_tokenize(
             pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
         )
+        return texts
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "net_")

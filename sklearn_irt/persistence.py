@@ -145,12 +145,12 @@ def _warn_of_loss(name: str, error: NotPlainError) -> None:
 def load_classifier(kind: type, path: str | os.PathLike[str], given: Mapping[str, Any]) -> Any:
     """Load a classifier; see :meth:`~sklearn_irt.IRTuningClassifier.load`."""
     folder = check_folder(path, SAVED)
+    if unknown := sorted(set(given) - set(kind().get_params(deep=False))):
+        raise TypeError(f"{kind.__qualname__} has no parameter {unknown[0]!r}.")
     written = (folder / MANIFEST).read_bytes()
     try:
         classifier = _load(kind, folder, given)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, TypeError) and set(given) - set(kind().get_params(deep=False)):
-            raise
         raise ValueError(f"{folder} was not written by save(): {error!r:.200}. Copy it anew.") from error
     if (folder / MANIFEST).read_bytes() != written:
         raise ValueError(f"{folder} was saved anew while it was being loaded: load it again.")
@@ -176,9 +176,7 @@ def _check_given(stored: Mapping[str, Any], given: Mapping[str, Any], kind: type
     """Refuse parameters that contradict what was learned, and ask for those that a file cannot hold."""
     if kind.__qualname__ != stored["class"]:
         raise ValueError(f"This was saved by {stored['class']}: load it by {stored['class']}.load().")
-    known, to_pass = {*stored["parameters"], *stored["to_pass"]}, stored["to_pass"]
-    if unknown := sorted(set(given) - known):
-        raise TypeError(f"{kind.__qualname__} has no parameter {unknown[0]!r}.")
+    to_pass = stored["to_pass"]
     if fixed := sorted(set(given) - set(_FREE) - set(to_pass)):
         raise ValueError(
             f"load() takes no {fixed[0]!r}: it belongs to what was learned. It can be given anew of "

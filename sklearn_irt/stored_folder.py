@@ -75,15 +75,16 @@ def replaced_folder(path: str | os.PathLike[str], what: str) -> Iterator[Path]:
 def _check_replaceable(target: Path, what: str) -> None:
     if Path.cwd().is_relative_to(target):
         raise FileExistsError(errno.EEXIST, "This is, or holds, the working directory: choose another path", target)
-    is_empty = target.is_dir() and not any(target.iterdir())
-    if target.exists() and not is_empty and _read_manifest(target).get("what") != what:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if _read_manifest(target).get("what") != what:
         raise FileExistsError(
             errno.EEXIST, f"This exists and was not written as {what}, so it is left alone: choose another path", target
         )
-    for file in [] if is_empty or not target.exists() else _files_of_others(target):
+    if others := _files_of_others(target):
         raise FileExistsError(
             errno.EEXIST,
-            f"{file.name} was not written as {what}, so the folder is left alone: choose another path",
+            f"{others[0].name} was not written as {what}, so the folder is left alone: choose another path",
             target,
         )
 

@@ -77,7 +77,7 @@ def tokenize_pairs(
     tokenized : TokenizedPairs
         No window is longer than ``max_length``.
     """
-    _, token_ids, n_cut = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
+    _, token_ids, n_cut = write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
     empty = [row for row, ids in enumerate(token_ids) if not ids]
     if empty:
         raise ValueError(
@@ -93,7 +93,7 @@ def tokenize_pairs(
     return TokenizedPairs([list(ids) for ids in place], windows, texts, n_cut)
 
 
-def write_texts(
+def write_and_tokenize(
     pairs: Sequence[Pair],
     tokenizer: Any,
     pair_format: PairFormat,
@@ -101,8 +101,8 @@ def write_texts(
     context: int | None,
     max_length: int,
     long_text: str,
-) -> list[str]:
-    """Write pairs as the texts that :func:`tokenize_pairs` tokenizes.
+) -> tuple[list[str], list[list[int]], int]:
+    """Write pairs as texts, and tokenize these; windows are not cut yet.
 
     Parameters
     ----------
@@ -112,22 +112,13 @@ def write_texts(
     Returns
     -------
     texts : list of str
-        With ``long_text="edit"`` each has ``max_length`` tokens at most, unless the shortest form of a pair has more.
+        Of each pair. With ``long_text="edit"`` each has ``max_length`` tokens at most, unless the shortest form of a
+        pair has more.
+    token_ids : list of list of int
+        Of each text; with ``long_text="edit"`` no more than ``max_length``.
+    n_cut : int
+        Pairs that were too long and were cut.
     """
-    texts, _, _ = _write_and_tokenize(pairs, tokenizer, pair_format, intentions, context, max_length, long_text)
-    return texts
-
-
-def _write_and_tokenize(
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    pair_format: PairFormat,
-    intentions: Sequence[str],
-    context: int | None,
-    max_length: int,
-    long_text: str,
-) -> tuple[list[str], list[list[int]], int]:
-    """Return the text of each pair, its token ids, and how many pairs were too long and were cut."""
 
     def tokenize(texts: list[str], **options: Any) -> list[list[int]]:
         return _encode(tokenizer, texts, **options)["input_ids"]
