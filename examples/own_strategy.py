@@ -1,4 +1,8 @@
-"""A way to choose layers of your own: one class, no training code.
+"""
+A way to choose layers of your own
+==================================
+
+One class, and no training code::
 
     python examples/own_strategy.py
 
