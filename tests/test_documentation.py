@@ -90,3 +90,7 @@ def test_the_diagrams_of_public_estimators_link_to_pages_that_the_reference_gene
     linked = [thing for thing in public if hasattr(thing, "_doc_link_template") and not isabstract(thing)]
     assert linked
     assert {thing.__new__(thing)._get_doc_link() for thing in linked} <= pages
+
+
+def test_the_citation_is_of_this_version():
+    assert f"version: {sklearn_irt.__version__}\n" in (DOCS / "CITATION.cff").read_text(encoding="utf-8")
