@@ -11,6 +11,8 @@ from sklearn_irt.doc_link import DOCUMENTATION
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+# Of the notebook's kernel: its bars are not shown in a page, so that it does without ipywidgets.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 project = "sklearn_irt"
 author = "The sklearn_irt developers"
@@ -27,7 +29,12 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "auto_examples/**.ipynb", "auto_examples/**.md5"]
+exclude_patterns = [
+    "_build",
+    "**.ipynb_checkpoints",
+    "auto_examples/**.ipynb",
+    "auto_examples/**.md5",
+]
 
 # Every name of this package that a docstring refers to must have a page. Names of other projects are left as text:
 # their inventories lie on the network, and a build must not depend on it.
@@ -37,6 +44,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!sklearn_irt).*")]
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections have the types in words
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
@@ -75,6 +83,12 @@ html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
+    "navbar_align": "left",
 }
-html_sidebars = {"index": [], "getting_started": [], "how_it_works": [], "measurements": []}
+html_sidebars = {
+    "index": [],
+    "getting_started": [],
+    "how_it_works": [],
+    "measurements": [],
+}
