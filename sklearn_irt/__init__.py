@@ -3,6 +3,7 @@
 from .baselines import EditFeatures, make_edit_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
+from .features import BackboneFeatures
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -20,6 +21,7 @@ from .selection import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackboneFeatures",
     "BudgetSelection",
     "EditFeatures",
     "FisherSelection",
