@@ -3,6 +3,7 @@
 from .baselines import EditFeatures, make_edit_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
+from .edit_explanation import explain_edits
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -33,6 +34,7 @@ __all__ = [
     "RandomSelection",
     "SparseSelection",
     "SubTuningSelection",
+    "explain_edits",
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
