@@ -4,6 +4,7 @@ from .baselines import EditFeatures, make_edit_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
 from .edit_explanation import explain_edits
+from .edits_display import EditsDisplay
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BudgetSelection",
     "EditFeatures",
+    "EditsDisplay",
     "FisherSelection",
     "FixedSelection",
     "FullSelection",

@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .edits import Piece, find_edits, join_pieces, strip_edit, take_back
+from .edits import Piece, find_edits, join_pieces, only_edits, strip_edit, take_back
 from .pairs import read_pairs
 
 # All at once, those of many long documents would fill the memory.
 _TEXTS_TOGETHER = 1024
+# A class is an index at first; the last column is computed from these.
 _DTYPES = {
     "row": np.int64,
     "edit": np.int64,
@@ -24,6 +25,7 @@ _DTYPES = {
     "probability": np.float64,
     "probability_without": np.float64,
 }
+COLUMNS = [*_DTYPES, "fall"]
 
 
 def explain_edits(clf: Any, X: Any) -> pd.DataFrame:
@@ -95,14 +97,14 @@ def explain_edits(clf: Any, X: Any) -> pd.DataFrame:
     >>> clf = make_edit_baseline().fit(X, y)
     >>> explanation = explain_edits(clf, [("I seen it, then.", "I saw it then.")])
     >>> explanation[["before", "after", "predicted"]].to_numpy().tolist()
-    [['seen', 'saw', 'fluency'], [',', '', 'fluency']]
+    [['seen', 'saw', 'coherence'], [',', '', 'coherence']]
     """
     _check_classifier(clf)
     pieces = find_edits_of_pairs(X)
-    edited = [row for row, in_row in enumerate(pieces) if count_edits(in_row)]
+    edited = [row for row, in_row in enumerate(pieces) if only_edits(in_row)]
     if edited:
         _refuse_several_labels(clf, X, join_pieces(pieces[edited[0]]))
-    batches = _put_together(edited, [1 + count_edits(pieces[row]) for row in edited])
+    batches = _put_together(edited, [1 + len(only_edits(pieces[row])) for row in edited])
     edits = [edit for rows in batches for edit in _explain(clf, X, {row: pieces[row] for row in rows})]
     explanation = pd.DataFrame(edits, columns=list(_DTYPES)).astype(_DTYPES)
     explanation["predicted"] = np.asarray(clf.classes_)[explanation["predicted"]]
@@ -133,11 +135,6 @@ def find_edits_of_pairs(X: Any) -> list[list[Piece]]:
             "Edits are explained of pairs: X needs two columns, the text before and the text after; it has one."
         )
     return [find_edits(str(before), after) for before, after in pairs]
-
-
-def count_edits(pieces: Sequence[Piece]) -> int:
-    """Return how many of the pieces were edited."""
-    return sum(piece.edited for piece in pieces)
 
 
 def _check_classifier(clf: Any) -> None:
@@ -175,7 +172,7 @@ def _explain(clf: Any, X: Any, batch: Mapping[int, Sequence[Piece]]) -> Iterator
     for row, pieces in batch.items():
         of_pair = next(probabilities)
         predicted = of_pair.argmax()
-        for number, edit in enumerate(piece for piece in pieces if piece.edited):
+        for number, edit in enumerate(only_edits(pieces)):
             yield row, number, *strip_edit(edit), predicted, of_pair[predicted], next(probabilities)[predicted]
 
 
@@ -195,7 +192,7 @@ def _predict(clf: Any, X: Any, pairs: Sequence[tuple[str, str]]) -> NDArray[np.f
 
 
 def _in_container_of(X: Any, pairs: Sequence[tuple[str, str]]) -> Any:
-    """Put pairs into the kind of container that X is, with its column names, which the classifier may check."""
+    """Put pairs into the kind of container that X is, with the column names that the classifier may look for."""
     if hasattr(X, "columns"):
         sides = [list(side) for side in zip(*pairs, strict=True)]
         return type(X)(dict(zip(X.columns, sides, strict=True)))

@@ -71,9 +71,14 @@ def join_pieces(pieces: Sequence[Piece]) -> tuple[str, str]:
     return "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
 
 
+def only_edits(pieces: Sequence[Piece]) -> list[Piece]:
+    """Return the pieces that were edited."""
+    return [piece for piece in pieces if piece.edited]
+
+
 def join_edits(pieces: Sequence[Piece]) -> tuple[str, str]:
     """Join what was deleted, and what was added, into one text each."""
-    edits = [piece for piece in pieces if piece.edited]
+    edits = only_edits(pieces)
     return " ".join(edit.before for edit in edits).strip(), " ".join(edit.after for edit in edits).strip()
 
 
@@ -99,7 +104,7 @@ def take_back(pieces: Sequence[Piece], position: int) -> str:
         The text after, in which the words that the edit deleted stand again in place of those that it added, with the
         white space that they had around them. Without its only edit it is the text before, to the letter.
     """
-    if sum(piece.edited for piece in pieces) == 1:
+    if len(only_edits(pieces)) == 1:
         # White space that changed elsewhere is no edit beside this one, but would be one without it.
         return join_pieces(pieces)[0]
     texts = [piece.after for piece in pieces]
