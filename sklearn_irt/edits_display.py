@@ -174,10 +174,9 @@ class EditsDisplay:
         for pair in self.pairs:
             if row is None or pair.row == row:
                 return pair
-        rows = ", ".join(str(pair.row) for pair in self.pairs[:10]) + ", …" * (len(self.pairs) > 10)
-        raise ValueError(
-            f"row={row} is no pair with edits; " + (f"choose among {rows}." if rows else "there are none.")
-        )
+        rows = [str(pair.row) for pair in self.pairs[:10]] + ["…"] * (len(self.pairs) > 10)
+        remedy = f"choose one of {', '.join(rows)}" if rows else "there are none here"
+        raise ValueError(f"row={row} is no pair with edits: {remedy}.")
 
     def _repr_html_(self) -> str:
         return write_pairs(self.pairs[: self.max_pairs], list(self._describe_rest()))

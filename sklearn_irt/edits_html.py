@@ -9,8 +9,8 @@ from .edits import Piece
 
 # The colour-blind tell this blue and this orange apart. They are laid over whatever ground there is, and the text keeps
 # the notebook's colour, so that both are read in light and in dark ones.
-_FOR, _AGAINST = "#1E88E5", "#E69F00"
-_DARKEST = 0.55
+_FOR, _AGAINST = "#1E88E5", "#D55E00"
+_DARKEST = 0.5
 # Where no edit makes a difference, rounding would be shaded as dark as what decides a class.
 _LEAST_SCALE = 0.1
 _STYLE = """
