@@ -164,7 +164,7 @@ class EditsDisplay:
         edits = only_edits(pair.pieces)
         _draw_bars(ax, [_label(edits[edit]) for edit in drawn], np.array(pair.falls)[drawn])
         ax.set_title(f"Pair {pair.row}: {pair.predicted}, probability {pair.probability:.2f}", parse_math=False)
-        ax.set_xlabel("fall of this probability when the edit is taken back")
+        ax.set_xlabel("fall when the edit is taken back")
         if len(drawn) < len(edits):
             ax.set_ylabel(f"{len(drawn)} of {len(edits)} edits, those that matter most")
         self.ax_, self.figure_ = ax, ax.figure
@@ -256,4 +256,4 @@ def _draw_bars(ax: Axes, labels: Sequence[str], falls: NDArray[np.float64]) -> N
     ax.set_yticks(places, labels, parse_math=False)
     ax.invert_yaxis()  # the first edit of the text comes first
     ax.axvline(0, color=ax.spines["left"].get_edgecolor(), linewidth=0.8)
-    ax.margins(x=0.2)  # room for the numbers
+    ax.margins(x=0.25)  # room for the numbers

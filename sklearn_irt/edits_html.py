@@ -18,14 +18,14 @@ _STYLE = """
 .irt-edits { max-width: 60em; line-height: 1.7; }
 .irt-edits p { margin: 0.2em 0; }
 .irt-edits .irt-pair { margin: 0.8em 0; padding-left: 0.8em; border-left: 3px solid rgba(127, 127, 127, 0.5); }
-.irt-edits .irt-text { max-height: 25em; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+.irt-edits .irt-text { max-height: 25em; overflow: hidden auto; white-space: pre-wrap; overflow-wrap: anywhere;
     scrollbar-color: rgba(127, 127, 127, 0.6) transparent; }
 .irt-edits .irt-edit { padding: 0.1em 0.15em; border-radius: 0.2em;
     -webkit-box-decoration-break: clone; box-decoration-break: clone; }
 .irt-edits del, .irt-edits ins { color: inherit; background: none; }
 .irt-edits del { text-decoration: line-through; }
 .irt-edits ins { text-decoration: underline; }
-.irt-edits del + ins { margin-left: 0.1em; }
+.irt-edits del + ins { margin-left: 0.2em; }
 .irt-edits sub { margin: 0 0.2em; line-height: 1; direction: ltr; unicode-bidi: isolate; }
 </style>
 """
