@@ -3,6 +3,8 @@
 from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
+from .edit_explanation import explain_edits
+from .edits_display import EditsDisplay
 from .features import BackboneFeatures
 from .selection import (
     BudgetSelection,
@@ -24,6 +26,7 @@ __all__ = [
     "BackboneFeatures",
     "BudgetSelection",
     "EditFeatures",
+    "EditsDisplay",
     "FisherSelection",
     "FixedSelection",
     "FullSelection",
@@ -35,6 +38,7 @@ __all__ = [
     "RandomSelection",
     "SparseSelection",
     "SubTuningSelection",
+    "explain_edits",
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
