@@ -80,7 +80,7 @@ def explain_edits(clf: Any, X: Any) -> pd.DataFrame:
     Notes
     -----
     The numbers say what the classifier does, not why an author wrote so. They do not add up: where two edits say the
-    same, either is missed by nobody, and where two say something only together, both are. A pair without one of its
+    same, neither is missed, and where two say something only together, both are. A pair without one of its
     edits may be unlike all that the classifier learned from. What else depends on an edit counts with it: how many
     edits there are, which "inline-diff" writes, and what is cut from a pair that is too long.
 

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from io import StringIO
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -249,7 +250,7 @@ class TestPlot:
     @pytest.fixture(autouse=True)
     def _close_figures(self):
         yield
-        mpl.pyplot.close("all")
+        plt.close("all")
 
     def test_bars_are_the_falls_in_the_order_of_the_text(self):
         pair = ("I seen it , then", "I saw it then now")
@@ -265,7 +266,7 @@ class TestPlot:
 
     def test_it_draws_the_pair_and_on_the_axes_that_are_asked_for(self):
         pairs = [shown_pair(row, ("a b", f"{row} b"), falls=[row / 10]) for row in (4, 2)]
-        figure, (left, right) = mpl.pyplot.subplots(1, 2)
+        figure, (left, right) = plt.subplots(1, 2)
         display = EditsDisplay(pairs).plot(right, row=2)
         assert display.ax_ is right
         assert display.figure_ is figure
