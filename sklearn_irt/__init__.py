@@ -1,8 +1,11 @@
 """Fine-tune LLMs for text classification behind scikit-learn's fit and predict."""
 
-from .baselines import EditFeatures, make_edit_baseline
+from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
+from .edit_explanation import explain_edits
+from .edits_display import EditsDisplay
+from .features import BackboneFeatures
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -20,8 +23,10 @@ from .selection import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackboneFeatures",
     "BudgetSelection",
     "EditFeatures",
+    "EditsDisplay",
     "FisherSelection",
     "FixedSelection",
     "FullSelection",
@@ -33,7 +38,9 @@ __all__ = [
     "RandomSelection",
     "SparseSelection",
     "SubTuningSelection",
+    "explain_edits",
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
+    "make_frozen_baseline",
 ]

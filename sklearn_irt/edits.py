@@ -71,10 +71,52 @@ def join_pieces(pieces: Sequence[Piece]) -> tuple[str, str]:
     return "".join(piece.before for piece in pieces), "".join(piece.after for piece in pieces)
 
 
+def only_edits(pieces: Sequence[Piece]) -> list[Piece]:
+    """Return the pieces that were edited."""
+    return [piece for piece in pieces if piece.edited]
+
+
 def join_edits(pieces: Sequence[Piece]) -> tuple[str, str]:
     """Join what was deleted, and what was added, into one text each."""
-    edits = [piece for piece in pieces if piece.edited]
+    edits = only_edits(pieces)
     return " ".join(edit.before for edit in edits).strip(), " ".join(edit.after for edit in edits).strip()
+
+
+def strip_edit(edit: Piece) -> tuple[str, str]:
+    """Return what an edit deleted and what it added, without the white space around, unless that is the edit."""
+    deleted, added = edit.before.strip(), edit.after.strip()
+    return (deleted, added) if deleted != added else (edit.before, edit.after)
+
+
+def take_back(pieces: Sequence[Piece], position: int) -> str:
+    """Write the text after without one of its edits.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        From :func:`find_edits`.
+    position : int
+        The index of the edit among them.
+
+    Returns
+    -------
+    after : str
+        The text after, in which the words that the edit deleted stand again in place of those that it added, with the
+        white space that they had around them. Without its only edit it is the text before, to the letter.
+    """
+    if len(only_edits(pieces)) == 1:
+        # White space that changed elsewhere is no edit beside this one, but would be one without it.
+        return join_pieces(pieces)[0]
+    texts = [piece.after for piece in pieces]
+    texts[position] = pieces[position].before
+    for next_one in pieces[position + 1 : position + 2]:
+        # A deleted first word would run into the next one, which lost the blank before it.
+        texts[position + 1] = _leading_white_space(next_one.before) + next_one.after.lstrip()
+    return "".join(texts)
+
+
+def _leading_white_space(text: str) -> str:
+    return text[: len(text) - len(text.lstrip())]
 
 
 def letters_kept(deleted: str, added: str) -> float:

@@ -4,7 +4,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
+from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words, strip_edit
 from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
@@ -56,9 +56,9 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], c
 def _write_inline_diff(pieces: list[Piece], counts: str, context: int | None) -> str:
     if context is not None and any(piece.edited for piece in pieces):
         pieces = _keep_near_edits(pieces, context)
-    marked = "".join(_mark(piece) if piece.edited else piece.after for piece in pieces)
+    marked = "".join(mark_edit(piece) if piece.edited else piece.after for piece in pieces)
     # A decoder is pooled at its last token: the text ends with the edits.
-    edits = "".join(_mark(piece) for piece in pieces if piece.edited)
+    edits = "".join(mark_edit(piece) for piece in pieces if piece.edited)
     return f"{marked.strip()}\n{counts}:{edits or ' none'}"
 
 
@@ -73,11 +73,9 @@ def _count_edits(pieces: list[Piece]) -> str:
     )
 
 
-def _mark(piece: Piece) -> str:
+def mark_edit(piece: Piece) -> str:
     """Write "old" -> "new" as " [- old -] {+ new +}", nearly as ``git diff --word-diff`` does."""
-    deleted, added = piece.before.strip(), piece.after.strip()
-    if deleted == added:  # the edit is white space
-        deleted, added = piece.before, piece.after
+    deleted, added = strip_edit(piece)
     # The blanks keep each word the token that it is in running text; "[-,-]" would even be read as "[-", ",-", "]".
     return (f" [- {deleted} -]" if deleted else "") + (f" {{+ {added} +}}" if added else "")
 
