@@ -33,6 +33,7 @@ from .hub import push_classifier
 from .label_matrix import column_names, describe_constant_labels
 from .labels import read_labels, weigh_labels
 from .messages import tell
+from .pair_format import FOR_MANY_LABELS
 from .pairs import Pair, read_pairs
 from .parameters import check_nested, check_pair_format, refuse_booleans
 from .persistence import load_classifier, save_classifier
@@ -746,7 +747,13 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tokenizer, intentions = self.net_.module_.backbone.tokenizer, self._class_names
         pairs = self._read_pairs(X, self)
         texts, _, _ = write_and_tokenize(
-            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
+            pairs,
+            tokenizer,
+            self._format_for(multilabel=self.multilabel_),
+            intentions,
+            self.context,
+            self.max_length,
+            self.long_text,
         )
         return texts
 
@@ -771,7 +778,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
         part.backbone.check_files()
-        tokenized = self._tokenize(pairs, part.backbone.tokenizer, self._class_names, user_frame=5)
+        tokenized = self._tokenize(
+            pairs, part.backbone.tokenizer, self._class_names, multilabel=self.multilabel_, user_frame=5
+        )
         logits = predict_logits(
             part, tokenized.token_ids, open_memory(self.memory), show_progress=self._own_verbose >= 1
         )
@@ -824,12 +833,17 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
                 "lower max_length."
             )
 
-    def _tokenize(self, pairs: list[Pair], tokenizer: Any, names: Iterable[Any], *, user_frame: int) -> TokenizedPairs:
-        intentions = [str(name) for name in names]
+    def _format_for(self, *, multilabel: bool) -> Any:
+        return FOR_MANY_LABELS if multilabel and self.pair_format == "instruction" else self.pair_format
+
+    def _tokenize(
+        self, pairs: list[Pair], tokenizer: Any, names: Iterable[Any], *, multilabel: bool = False, user_frame: int
+    ) -> TokenizedPairs:
+        intentions, pair_format = [str(name) for name in names], self._format_for(multilabel=multilabel)
         if pairs[0].before is not None:
-            check_room(tokenizer, self.pair_format, intentions, self.max_length)
+            check_room(tokenizer, pair_format, intentions, self.max_length)
         tokenized = tokenize_pairs(
-            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
+            pairs, tokenizer, pair_format, intentions, self.context, self.max_length, self.long_text
         )
         n_windows = tokenized.n_windows
         if (n_windows > 1).any():

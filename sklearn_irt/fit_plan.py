@@ -137,7 +137,7 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int, device: str) ->
     check_adapter_fits(adapter, config, layers.tolist(), classifier.backbone_options)
     tokenizer = load_tokenizer(classifier.backbone, classifier.backbone_options)
     classifier._check_max_length(config, tokenizer)
-    tokenized = classifier._tokenize(data.pairs, tokenizer, data.names, user_frame=5)
+    tokenized = classifier._tokenize(data.pairs, tokenizer, data.names, multilabel=data.multilabel, user_frame=5)
     held_out = classifier.validation_fraction if classifier.early_stopping else 0.0
     n_steps = count_steps(len(data.pairs), classifier.batch_size, held_out)
     return FitPlan(adapter, chosen, memory, config, size, n_layers, layers, tokenized, n_epochs, n_steps)

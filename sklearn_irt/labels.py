@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from .label_matrix import has_many_labels, read_label_matrix
 
+_COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 # A few rows may be of a class each, as in a first try; of more, y is no class, as scikit-learn warns from here on.
 _MOST_ROWS_OF_OWN_CLASSES = 20
 
@@ -111,7 +112,10 @@ def _as_column(y: Any) -> NDArray[Any]:
     try:
         return column_or_1d(_list_as_array(y) if isinstance(y, (list, tuple)) else y, warn=True)
     except ValueError as error:
-        raise ValueError(f"{error}. Give y as one label a row, for example a list or one column.") from error
+        raise ValueError(
+            f"{error}. Give y as one label a row, for example a list or one column. Of lists of labels, "
+            "sklearn.preprocessing.MultiLabelBinarizer makes an indicator matrix, in which a row may have many."
+        ) from error
 
 
 def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
@@ -120,7 +124,7 @@ def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
 
 
 def _check_kind(y: NDArray[Any]) -> None:
-    several = next((row for row, label in enumerate(y.tolist()) if isinstance(label, (list, tuple, set))), None)
+    several = next((row for row, label in enumerate(y.tolist()) if isinstance(label, _COLLECTIONS)), None)
     if several is not None:
         raise ValueError(
             f"Row {several} of y has {y[several]!r:.80}, not one label. Where a row may have many, make an indicator "
