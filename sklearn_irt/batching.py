@@ -28,10 +28,10 @@ class StatesDataset(Dataset):
         Of each text.
     texts : ndarray of shape (n_rows,), dtype int
         The text of each row, as an index into ``windows``.
-    labels : ndarray of shape (n_rows,), dtype int64
-        Index of each row's class.
-    weights : ndarray of shape (n_rows,), dtype float32
-        Weight of each row's loss.
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels), dtype int64
+        Index of each row's class; of many labels, 1 where a row has a label.
+    weights : ndarray of the shape of ``labels``, dtype float
+        Weight of each row's loss, or of that of each row's label.
     windows : sequence of sequence of int, default=None
         The windows of each text, as indices into ``states``; None says that text and window have the same index.
     """
@@ -162,17 +162,17 @@ def pad_batch(rows: Sequence[dict[str, Any]], pad_token_id: int) -> tuple[dict[s
     Returns
     -------
     inputs : dict of Tensor
-        Those of :func:`pad_texts`, with the windows of one row after the other for its texts; ``weight`` and
-        ``n_windows``, both of shape (n_rows,).
-    labels : Tensor of shape (n_rows,)
-        Index of each row's class.
+        Those of :func:`pad_texts`, with the windows of one row after the other for its texts; ``n_windows``
+        of shape (n_rows,), and ``weight``, of the shape of the labels.
+    labels : Tensor of shape (n_rows,) or (n_rows, n_labels), dtype int64
+        Those of the dataset.
     """
     windows = [window for row in rows for window in row["windows"]]
     longest = max(len(token_ids) for _, token_ids in windows)
     inputs = pad_texts(windows, pad_token_id, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
     inputs["n_windows"] = torch.tensor([len(row["windows"]) for row in rows])
-    inputs["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
-    return inputs, torch.tensor([row["label"] for row in rows], dtype=torch.int64)
+    inputs["weight"] = torch.as_tensor(np.array([row["weight"] for row in rows]), dtype=torch.float32)
+    return inputs, torch.as_tensor(np.array([row["label"] for row in rows]), dtype=torch.int64)
 
 
 def batches_for(backbone: Backbone, states: PrefixStates) -> Iterator[tuple[NDArray[np.intp], dict[str, torch.Tensor]]]:

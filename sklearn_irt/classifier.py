@@ -5,6 +5,7 @@ from __future__ import annotations  # help() would write out the many types that
 import logging
 import os
 import warnings
+from collections.abc import Iterable
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,13 @@ import numpy as np
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from peft import PeftConfig
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
+from .answers import choose, decide, to_probabilities
 from .contradictions import describe_contradictions
 from .distributed import is_first_process
 from .doc_link import link_to_documentation
@@ -29,12 +30,14 @@ from .fitted_state import put_together, take_apart
 from .fitting import fit_classifier
 from .html_repr import write_training
 from .hub import push_classifier
-from .labels import read_labels, weigh_rows
+from .label_matrix import column_names, describe_constant_labels
+from .labels import read_labels, weigh_labels
 from .messages import tell
+from .pair_format import FOR_MANY_LABELS
 from .pairs import Pair
 from .parameters import check_nested, check_pair_format, refuse_booleans
 from .persistence import load_classifier, save_classifier
-from .predicting import decide, predict_logits
+from .predicting import predict_logits
 from .rows import check_max_length, read_rows, tokenize_rows
 from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
@@ -54,6 +57,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     Adapters sit in the upper layers of a frozen backbone, or of that part of it that runs. At each step a strategy
     chooses which of them train; the paper's, the default, takes those whose gradient norms are large [1]_. What lies
     below the lowest candidate layer never changes, so it runs once a text and not once an epoch.
+
+    Where a row may have many labels, or none, y is an indicator matrix; the head then has a sigmoid for each label.
 
     Parameters
     ----------
@@ -157,7 +162,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     class_weight : {"balanced", "sqrt-balanced"}, dict or None, default="sqrt-balanced"
         Weight of each class in the loss. "balanced" is n_samples / (n_classes * count), "sqrt-balanced" its square
-        root; a dict maps classes to weights (1 where it names none); None weighs all alike.
+        root; a dict maps classes to weights (1 where it names none); None weighs all alike. Of many labels each is
+        weighed by itself, the rows that have it and those that have not as two classes, as within
+        :class:`~sklearn.multiclass.OneVsRestClassifier`, and all labels count alike; a dict is refused.
 
     early_stopping : bool, default=False
         Whether to hold out a part of the training pairs, stop after two epochs without a better score on it, and
@@ -179,7 +186,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         each scorer is tried on as many rows with right answers. Only used with ``early_stopping``.
 
     validation_fraction : float, default=0.1
-        Share that is held out, stratified by class. Only used with ``early_stopping``.
+        Share that is held out, stratified by class; where a row may have many labels, drawn without strata. Only used
+        with ``early_stopping``.
 
     precision : {"auto", "fp32", "bf16"}, default="auto"
         Arithmetic of the frozen weights. "auto" times a matrix product of the backbone's size in both, once a process,
@@ -249,9 +257,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The class labels.
+        The class labels. Of many labels a row, the numbers of y's columns, from 0.
+    multilabel_ : bool
+        Whether y was an indicator matrix, so that a row may have any number of the labels.
+    label_names_ : ndarray of shape (n_classes,), dtype object
+        Names of y's columns, where it was an indicator matrix and a frame whose column names are strings. They stand
+        for the labels in ``pair_format="instruction"``, in what :meth:`export` writes, and on the model card.
     class_count_ : ndarray of shape (n_classes,), dtype int
-        Training rows of each class; those of weight 0 do not count.
+        Training rows of each class, or with each label; those of weight 0 do not count.
     n_features_in_ : int
         2 for pairs, 1 for single texts.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -337,6 +350,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     classes_: NDArray[Any]
     class_count_: NDArray[np.intp]
+    multilabel_: bool
     n_layers_: int
     dropped_layers_: NDArray[np.intp]
     candidate_layers_: NDArray[np.intp]
@@ -423,8 +437,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
             Revision pairs, the text before first; or single texts. A missing side of a pair is the empty text; a row
             without any text is refused.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
+            Class labels. Or many labels a row: 1 where a row has a label and 0 where it has not, in two columns at
+            least. The loss of a row is then the mean over the labels of their binary cross-entropies.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each pair in the loss; a pair of weight 0 is left out.
 
@@ -446,7 +461,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -----
         UserWarning
             If texts are longer than ``max_length``, or rows of equal text have different labels, which bounds the
-            accuracy that any classifier can reach.
+            accuracy that any classifier can reach; or if no row, or each, has one of many labels.
         """
         self._validate_params()
         columns = BaseEstimator()  # notes those of X, which are this estimator's only when it has learned from them
@@ -471,10 +486,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : DataFrame, array-like or list of shape (n_samples, 2) or (n_samples,)
             As in :meth:`fit`.
-        y : array-like of shape (n_samples,)
-            Class labels, among ``classes``.
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
+            Class labels, among ``classes``; or an indicator matrix, as in :meth:`fit`.
         classes : array-like of shape (n_classes,), default=None
-            All labels that any call will have. It must be given at the first call.
+            All labels that any call will have. It must be given at the first call. For an indicator matrix they are
+            the numbers of its columns, ``range(n_labels)``.
         sample_weight : array-like of shape (n_samples,), default=None
             As in :meth:`fit`.
 
@@ -512,8 +528,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        labels : ndarray of shape (n_samples,)
-            The most probable class of each row.
+        labels : ndarray of shape (n_samples,), or of shape (n_samples, n_labels) and dtype int64
+            The most probable class of each row. Of many labels, 1 where a logit is above 0, which is a probability
+            above one half, and 0 elsewhere; never sparse.
 
         Raises
         ------
@@ -525,7 +542,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
             If the file that the backbone is mapped from was written over since. What was trained is not lost.
         """
         logits = self._answer(X)
-        return self.classes_[np.argmax(logits, axis=1)]
+        return choose(logits, self.classes_, multilabel=self.multilabel_)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities.
@@ -538,17 +555,19 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of ``classes_``; rows sum to 1: the softmax of the logits.
+            Columns in the order of ``classes_``; rows sum to 1: the softmax of the logits. Of many labels, the
+            probability that the row has each of them, whatever others it has: the sigmoid of its logit.
 
         Raises
         ------
         NotFittedError, TypeError, ValueError, RuntimeError
             As in :meth:`predict`.
         """
-        return softmax(self._answer(X), axis=1)
+        logits = self._answer(X)
+        return to_probabilities(logits, multilabel=self.multilabel_)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return the logits, of which the largest decides.
+        """Return the logits, of which the largest decides; of many labels, each decides on its own.
 
         Parameters
         ----------
@@ -559,9 +578,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         -------
         logits : ndarray of shape (n_samples,) or (n_samples, n_classes), dtype float64
             Of more than two classes, columns in the order of ``classes_``. Of two classes, the logit of ``classes_[1]``
-            less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted.
+            less that of ``classes_[0]``: the logarithm of the odds, above 0 where ``classes_[1]`` is predicted. Of many
+            labels, also if there are two, the logarithm of the odds of each, above 0 where the label is predicted.
         """
-        return decide(self._answer(X))
+        logits = self._answer(X)
+        return decide(logits, multilabel=self.multilabel_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier into a folder, of safetensors and JSON alone.
@@ -638,10 +659,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
         Adapters are merged into the weights, and the layers that do not run or were dropped are not written.
         ``transformers.pipeline("text-classification", path)`` reads it and scores as :meth:`predict_proba` does, but
-        for rounding: the classifier rounds the states that enter its candidate layers to bf16. Of pairs, give it the
-        texts that :meth:`write_texts` returns, and ``truncation=True``; with ``long_text="windows"`` it reads the first
-        window alone, as a warning says. With ``quantization`` adapters are merged
-        into the weights that were quantized, whose scores differ by more.
+        for rounding: the classifier rounds the states that enter its candidate layers to bf16. Of many labels it tells
+        the most probable one, and all with ``top_k=None``. Of pairs, give it the texts that :meth:`write_texts`
+        returns, and ``truncation=True``; with ``long_text="windows"`` it reads the first window alone, as a warning
+        says. With ``quantization`` adapters are merged into the weights that were quantized, whose scores differ by
+        more.
 
         Parameters
         ----------
@@ -673,10 +695,10 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     ) -> str:
         """Upload what :meth:`save` writes to the Hugging Face hub, with a model card.
 
-        The card names the backbone, the rows of each class, the scores, the layers that trained and the versions.
-        Folders of this machine are not passed on: of a local backbone the folder's name alone, and ``memory`` not at
-        all. ``IRTuningClassifier.load(huggingface_hub.snapshot_download(repo_id))`` loads it, with ``backbone=`` where
-        that is no hub id and no alias.
+        The card names the backbone, the rows of each class or label, the scores, the layers that trained and the
+        versions. Folders of this machine are not passed on: of a local backbone the folder's name alone, and ``memory``
+        not at all. ``IRTuningClassifier.load(huggingface_hub.snapshot_download(repo_id))`` loads it, with ``backbone=``
+        where that is no hub id and no alias.
 
         Parameters
         ----------
@@ -723,10 +745,16 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "net_")
         self._validate_params()
-        tokenizer, intentions = self.net_.module_.backbone.tokenizer, [str(label) for label in self.classes_]
+        tokenizer, intentions = self.net_.module_.backbone.tokenizer, self._class_names
         pairs = self._read_pairs(X, self)
         texts, _, _ = write_and_tokenize(
-            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
+            pairs,
+            tokenizer,
+            self._format_for(multilabel=self.multilabel_),
+            intentions,
+            self.context,
+            self.max_length,
+            self.long_text,
         )
         return texts
 
@@ -751,7 +779,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     def _compute_logits(self, pairs: list[Pair]) -> NDArray[np.float64]:
         part = self.net_.module_
         part.backbone.check_files()
-        tokenized = self._tokenize(pairs, part.backbone.tokenizer, self.classes_, user_frame=5)
+        tokenized = self._tokenize(
+            pairs, part.backbone.tokenizer, self._class_names, multilabel=self.multilabel_, user_frame=5
+        )
         logits = predict_logits(
             part, tokenized.token_ids, open_memory(self.memory), show_progress=self._own_verbose >= 1
         )
@@ -767,15 +797,21 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         pairs = self._read_pairs(X, columns)
         # Of some of the rows, as partial_fit gets them, a single class is enough.
         at_least = 2 if classes is None else 1
+        label_names = column_names(y)
+        if label_names is None and classes is not None:
+            label_names = getattr(self, "label_names_", None)
         classes, labels = read_labels(y, len(pairs), classes)
-        weights = weigh_rows(classes, labels, self.class_weight, sample_weight, at_least)
-        contradictions = describe_contradictions(pairs, classes, labels, weights)
-        if contradictions is not None:
-            warnings.warn(contradictions, UserWarning, stacklevel=3)
-        rows = np.flatnonzero(weights)
-        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean()
+        names = classes if label_names is None else label_names
+        weights = weigh_labels(classes, labels, self.class_weight, sample_weight, at_least)
+        row_weights = weights.reshape(len(pairs), -1).max(axis=1)
+        rows = np.flatnonzero(row_weights)
+        constant = describe_constant_labels(labels[rows], names) if at_least == 2 else None
+        for message in (constant, describe_contradictions(pairs, names, labels, row_weights)):
+            if message is not None:
+                warnings.warn(message, UserWarning, stacklevel=3)
+        pairs, labels, weights = [pairs[row] for row in rows], labels[rows], weights[rows] / weights[rows].mean(axis=0)
         held_out_scores = self._read_scoring(_safe_indexing(X, rows), labels, classes) if self.early_stopping else None
-        return TrainingData(pairs, labels, weights, classes, held_out_scores)
+        return TrainingData(pairs, labels, weights, classes, label_names, held_out_scores)
 
     def _read_scoring(self, X: Any, labels: NDArray[np.int64], classes: NDArray[Any]) -> HeldOutScores:
         scorers = read_scoring(self.scoring)
@@ -784,9 +820,14 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         held_out_scores.check(self.validation_fraction)
         return held_out_scores
 
-    def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
-        intentions = [str(label) for label in classes]
-        return tokenize_rows(self, pairs, tokenizer, intentions, user_frame=user_frame + 1)
+    def _format_for(self, *, multilabel: bool) -> Any:
+        return FOR_MANY_LABELS if multilabel and self.pair_format == "instruction" else self.pair_format
+
+    def _tokenize(
+        self, pairs: list[Pair], tokenizer: Any, names: Iterable[Any], *, multilabel: bool = False, user_frame: int
+    ) -> TokenizedPairs:
+        intentions, pair_format = [str(name) for name in names], self._format_for(multilabel=multilabel)
+        return tokenize_rows(self, pairs, tokenizer, pair_format, intentions, user_frame=user_frame + 1)
 
     def set_params(self, **params: Any) -> IRTuningClassifier:
         """Set parameters, also those of an object in ``selection``.
@@ -813,6 +854,11 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         super()._validate_params()
         refuse_booleans(self)
         check_pair_format(self.pair_format)
+
+    @property
+    def _class_names(self) -> list[str]:
+        """What the classes, or the labels, are called."""
+        return [str(name) for name in getattr(self, "label_names_", self.classes_)]
 
     @property
     def _own_verbose(self) -> int:
@@ -842,4 +888,5 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
+        tags.classifier_tags.multi_label = True
         return tags

@@ -41,7 +41,7 @@ def export_classifier(classifier: Any, path: str | os.PathLike[str]) -> None:
         )
     with replaced_folder(path, EXPORTED) as folder, quiet_transformers(), torch.inference_mode(False):
         model = _merge(part)
-        _describe_classes(model, classifier.classes_.tolist())
+        _describe_classes(model, classifier._class_names, multilabel=classifier.multilabel_)
         model.save_pretrained(folder)
         _tokenizer_as_used(part.backbone.tokenizer, classifier.max_length).save_pretrained(folder)
         _check_computes_the_same(part, folder)
@@ -93,10 +93,10 @@ def _merge_module(module: BaseTunerLayer) -> None:
         ) from error
 
 
-def _describe_classes(model: PreTrainedModel, classes: list[Any]) -> None:
-    model.config.id2label = {index: str(label) for index, label in enumerate(classes)}
-    model.config.label2id = {str(label): index for index, label in enumerate(classes)}
-    model.config.problem_type = "single_label_classification"
+def _describe_classes(model: PreTrainedModel, names: list[str], *, multilabel: bool) -> None:
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    model.config.problem_type = "multi_label_classification" if multilabel else "single_label_classification"
 
 
 def _tokenizer_as_used(tokenizer: Any, max_length: int) -> Any:

@@ -257,7 +257,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):
         self._validate_params()
         check_max_length(self, self._backbone.model.config, self._backbone.tokenizer)
         pairs = self._read_pairs(X, self)
-        return self._compute(tokenize_rows(self, pairs, self._backbone.tokenizer, [], user_frame=4))
+        return self._compute(tokenize_rows(self, pairs, self._backbone.tokenizer, self.pair_format, [], user_frame=4))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Name the features.
@@ -356,5 +356,5 @@ def _plan(features: BackboneFeatures, pairs: list[Pair], *, user_frame: int) -> 
     layers = read_depths(features.layers, n_layers)
     tokenizer = load_tokenizer(features.backbone, features.backbone_options)
     check_max_length(features, config, tokenizer)
-    tokenized = tokenize_rows(features, pairs, tokenizer, [], user_frame=user_frame)
+    tokenized = tokenize_rows(features, pairs, tokenizer, features.pair_format, [], user_frame=user_frame)
     return _Plan(device, config, n_layers, layers, tokenized)

@@ -29,13 +29,32 @@ class TrainingData(NamedTuple):
     pairs: list[Pair]
     """The texts."""
     labels: NDArray[np.int64]
-    """Index of each row's class, of shape (n_rows,)."""
+    """Index of each row's class, of shape (n_rows,); of many labels the indicator matrix, (n_rows, n_labels)."""
     weights: NDArray[np.float64]
-    """Weight of each row's loss, of shape (n_rows,), of mean 1."""
+    """Weight of each row's loss, or of that of each row's label, of the shape of the labels; each column has mean 1."""
     classes: NDArray[Any]
-    """The class labels, of shape (n_classes,)."""
+    """The class labels, of shape (n_classes,); of many labels the numbers of the columns."""
+    label_names: NDArray[Any] | None
+    """What the columns are called, where y is a frame that says so."""
     held_out_scores: HeldOutScores | None
     """What stops the fit early."""
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a row may have any number of the labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def names(self) -> NDArray[Any]:
+        """What the classes, or the labels, are called in texts and messages."""
+        return self.classes if self.label_names is None else self.label_names
+
+    @property
+    def counts(self) -> NDArray[np.intp]:
+        """Rows of each class, or with each label."""
+        if self.multilabel:
+            return self.labels.sum(axis=0)
+        return np.bincount(self.labels, minlength=len(self.classes))
 
 
 class FitPlan(NamedTuple):
@@ -119,7 +138,7 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int, device: str) ->
     check_adapter_fits(adapter, config, layers.tolist(), classifier.backbone_options)
     tokenizer = load_tokenizer(classifier.backbone, classifier.backbone_options)
     check_max_length(classifier, config, tokenizer)
-    tokenized = classifier._tokenize(data.pairs, tokenizer, data.classes, user_frame=5)
+    tokenized = classifier._tokenize(data.pairs, tokenizer, data.names, multilabel=data.multilabel, user_frame=5)
     held_out = classifier.validation_fraction if classifier.early_stopping else 0.0
     n_steps = count_steps(len(data.pairs), classifier.batch_size, held_out)
     return FitPlan(adapter, chosen, memory, config, size, n_layers, layers, tokenized, n_epochs, n_steps)

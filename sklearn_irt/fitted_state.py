@@ -83,6 +83,7 @@ def rebuild_net(classifier: Any, module: dict[str, Any], learn: Callable[[Traine
             validation_fraction=classifier.validation_fraction,
             random_state=own_generator(classifier.random_state),
             verbose=classifier.verbose,
+            multilabel=classifier.multilabel_,
         )
         net.initialize()
         learn(net.module_)

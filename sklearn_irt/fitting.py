@@ -54,7 +54,7 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
         checkpoints.begin(random_state, processes)
     selection = selection_for_fit(classifier.selection)
     selection.begin(plan.layers, random_state, n_layers=plan.n_layers, steps_per_epoch=plan.steps_per_epoch)
-    start = adapters_to_start_from(classifier, plan, selection, data.classes, in_parts=in_parts)
+    start = adapters_to_start_from(classifier, plan, selection, data, in_parts=in_parts)
     precision = processes.ask_first(
         lambda: _choose_precision(classifier, plan, selection, checkpoints, goes_on=start is not None)
     )
@@ -91,6 +91,7 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
             validation_fraction=classifier.validation_fraction,
             random_state=random_state,
             verbose=classifier._own_verbose,
+            multilabel=data.multilabel,
             decays=not in_parts,
             checkpoints=checkpoints,
         )
@@ -209,7 +210,11 @@ def _keep(
     classifier._fitted_backbone = absolute(classifier.backbone), dict(classifier.backbone_options or {})
     classifier._fitted_selection = describe_strategy(classifier)
     classifier.classes_ = data.classes
-    classifier.class_count_ = counted_before + np.bincount(data.labels, minlength=len(data.classes))
+    classifier.class_count_ = counted_before + data.counts
+    classifier.multilabel_ = data.multilabel
+    vars(classifier).pop("label_names_", None)
+    if data.label_names is not None:
+        classifier.label_names_ = data.label_names
     classifier.n_layers_ = plan.n_layers
     classifier.dropped_layers_ = np.array(net.module_.backbone.origin.get("dropped", ()), dtype=np.intp)
     classifier.selection_ = selected_layers.selection

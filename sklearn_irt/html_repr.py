@@ -48,7 +48,7 @@ def _rows(classifier: Any) -> Iterator[tuple[str, str]]:
     )
     yield "epochs", f"{classifier.n_iter_} ({len(classifier.active_layers_)} steps)"
     yield from _last_epoch(classifier.history_)
-    yield "classes", ", ".join(map(str, classifier.classes_.tolist()))
+    yield "labels, any number a row" if classifier.multilabel_ else "classes", ", ".join(classifier._class_names)
 
 
 def _describe_dropped(layers: Any) -> str:

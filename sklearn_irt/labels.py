@@ -1,4 +1,4 @@
-"""Reads class labels and refuses those that cannot be learned."""
+"""Reads class labels, weighs their rows, and refuses those that cannot be learned."""
 
 from collections.abc import Mapping, Sequence
 from math import isinf
@@ -13,6 +13,9 @@ from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
+from .label_matrix import has_many_labels, read_label_matrix
+
+_COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 # A few rows may be of a class each, as in a first try; of more, y is no class, as scikit-learn warns from here on.
 _MOST_ROWS_OF_OWN_CLASSES = 20
 
@@ -22,19 +25,20 @@ def read_labels(y: Any, n_rows: int, classes: NDArray[Any] | None = None) -> tup
 
     Parameters
     ----------
-    y : array-like of shape (n_rows,)
-        Labels of any sortable kind.
+    y : array-like of shape (n_rows,), or array-like or sparse matrix of shape (n_rows, n_labels)
+        Labels of any sortable kind; or many labels a row, 1 where a row has a label and 0 where it has not.
     n_rows : int
         Rows of X.
     classes : ndarray of shape (n_classes,), default=None
-        All labels that there may be, sorted. None takes those of y, which must be two at least.
+        All labels that there may be, sorted. None takes those of y, which must be two at least; of many labels, they
+        are the numbers of its columns.
 
     Returns
     -------
     classes : ndarray of shape (n_classes,)
         These labels.
-    labels : ndarray of shape (n_rows,), dtype int64
-        Index of each row's class.
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels), dtype int64
+        Index of each row's class; of many labels, the indicator matrix.
 
     Raises
     ------
@@ -46,6 +50,8 @@ def read_labels(y: Any, n_rows: int, classes: NDArray[Any] | None = None) -> tup
     """
     if y is None:
         raise ValueError("IRTuningClassifier requires y to be passed, but the target y is None: pass the labels.")
+    if has_many_labels(y):
+        return _read_many_labels(y, n_rows, classes)
     y = _as_column(y)
     if len(y) != n_rows:
         raise ValueError(
@@ -78,6 +84,18 @@ def read_labels(y: Any, n_rows: int, classes: NDArray[Any] | None = None) -> tup
     return known, _encode(found, known, labels)[labels]
 
 
+def _read_many_labels(y: Any, n_rows: int, classes: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    labels = read_label_matrix(y, n_rows)
+    columns = np.arange(labels.shape[1])
+    if classes is not None and not np.array_equal(classes, columns):
+        raise ValueError(
+            f"y has {len(columns)} columns, one a label, but the classes of the first call are "
+            f"{', '.join(map(repr, classes.tolist()[:20]))}: of many labels a row, they are the numbers of the "
+            f"columns, classes=range({len(columns)})."
+        )
+    return columns, labels
+
+
 def _encode(found: NDArray[Any], classes: NDArray[Any], labels: NDArray[np.intp]) -> NDArray[np.int64]:
     """Return the index of each found label among all classes; ``labels`` says in which rows they are."""
     known = {label: index for index, label in enumerate(classes.tolist())}
@@ -94,7 +112,10 @@ def _as_column(y: Any) -> NDArray[Any]:
     try:
         return column_or_1d(_list_as_array(y) if isinstance(y, (list, tuple)) else y, warn=True)
     except ValueError as error:
-        raise ValueError(f"{error}. Give y as one label a row, for example a list or one column.") from error
+        raise ValueError(
+            f"{error}. Give y as one label a row, for example a list or one column. Of lists of labels, "
+            "sklearn.preprocessing.MultiLabelBinarizer makes an indicator matrix, in which a row may have many."
+        ) from error
 
 
 def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
@@ -103,6 +124,12 @@ def _list_as_array(labels: Sequence[Any]) -> NDArray[Any]:
 
 
 def _check_kind(y: NDArray[Any]) -> None:
+    several = next((row for row, label in enumerate(y.tolist()) if isinstance(label, _COLLECTIONS)), None)
+    if several is not None:
+        raise ValueError(
+            f"Row {several} of y has {y[several]!r:.80}, not one label. Where a row may have many, make an indicator "
+            "matrix of y: sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
+        )
     kinds = {str if isinstance(label, str) else float for label in y.tolist()}
     if len(kinds) > 1:
         number = next(row for row, label in enumerate(y.tolist()) if not isinstance(label, str))
@@ -114,6 +141,44 @@ def _check_kind(y: NDArray[Any]) -> None:
         check_classification_targets(y)
     except ValueError as error:
         raise ValueError(f"{error} Make classes of y, for example strings, or with pandas.cut.") from error
+
+
+def weigh_labels(
+    classes: NDArray[Any], labels: NDArray[np.int64], class_weight: Any, sample_weight: Any, at_least: int = 2
+) -> NDArray[np.float64]:
+    """Weigh each row, or each entry of an indicator matrix.
+
+    Parameters
+    ----------
+    classes, class_weight, sample_weight, at_least
+        See :func:`weigh_rows`. Of many labels each column is weighed by itself, as two classes, those that have the
+        label and those that have not; a dict is refused, for it could mean the columns or these two.
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels), dtype int64
+        Index of each row's class; of many labels, 1 where a row has a label.
+
+    Returns
+    -------
+    weights : ndarray of the shape of ``labels``, dtype float64
+        Weight of each row's loss, or of that of each row's label.
+
+    Raises
+    ------
+    ValueError
+        As :func:`weigh_rows`, or if no label varies and ``at_least`` is 2.
+    """
+    if labels.ndim == 1:
+        return weigh_rows(classes, labels, class_weight, sample_weight, at_least)
+    if isinstance(class_weight, Mapping):
+        raise ValueError(
+            f"class_weight={dict(class_weight)!r:.80} cannot be used where y has many labels a row: use 'balanced' or "
+            "'sqrt-balanced', which weigh the rows with and without each label, or None."
+        )
+    either = np.arange(2)
+    weights = np.column_stack([weigh_rows(either, label, class_weight, sample_weight, 1) for label in labels.T])
+    counted = labels[weights.any(axis=1)]
+    if at_least == 2 and (counted == counted[0]).all():
+        raise ValueError("All rows have the same labels; a classifier needs rows that differ in one: give such rows.")
+    return weights
 
 
 def weigh_rows(

@@ -16,7 +16,7 @@ _CARD = """---
 # {title}
 
 An `IRTuningClassifier` of [sklearn-irt](https://pypi.org/project/sklearn-irt/): {what_trained} on the backbone
-`{backbone}`, which classify {what} into {n_classes} classes.
+`{backbone}`, which {task}.
 
 ```python
 from huggingface_hub import snapshot_download
@@ -79,8 +79,7 @@ def write_card(
         title=repo_id.split("/")[-1],
         what_trained="weights of its own" if classifier.adapter is None else "adapters",
         backbone=record["name"],
-        what="revision pairs" if classifier.n_features_in_ == 2 else "texts",
-        n_classes=len(classifier.classes_),
+        task=_task(classifier),
         repo_id=repo_id,
         to_pass="".join(f", {name}=..." for name in to_pass),
         data=_data(classifier),
@@ -95,6 +94,14 @@ def write_card(
         versions=_table(("library", "version"), library_versions().items()),
     )
     return str(ModelCard(text))
+
+
+def _task(classifier: Any) -> str:
+    what = "revision pairs" if classifier.n_features_in_ == 2 else "texts"
+    n_classes = len(classifier.classes_)
+    if classifier.multilabel_:
+        return f"give {what} any number of {n_classes} labels"
+    return f"classify {what} into {n_classes} classes"
 
 
 def _metadata(
@@ -133,9 +140,10 @@ def _held_out_scores(classifier: Any) -> dict[str, float]:
 
 def _data(classifier: Any) -> str:
     counts = classifier.class_count_
-    return f"{counts.sum()} rows:\n\n" + _table(
-        ("class", "rows"), zip(classifier.classes_.tolist(), counts, strict=True)
-    )
+    rows = list(zip(classifier._class_names, counts, strict=True))
+    if classifier.multilabel_:
+        return "A row may have any number of the labels:\n\n" + _table(("label", "rows that have it"), rows)
+    return f"{counts.sum()} rows:\n\n" + _table(("class", "rows"), rows)
 
 
 def _scores(scores: Mapping[str, float], held_out: Mapping[str, float]) -> str:

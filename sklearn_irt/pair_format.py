@@ -9,6 +9,9 @@ from .pairs import Pair
 
 PairFormat = str | Callable[[str, str], str]
 OMITTED = " …"
+FOR_MANY_LABELS = "instruction for many labels"
+# What the formats that name the classes ask for.
+INSTRUCTIONS = {"instruction": "Choose one intention", FOR_MANY_LABELS: "Choose every intention that applies, or none"}
 
 
 def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], context: int | None) -> str:
@@ -18,10 +21,10 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], c
     ----------
     pair : Pair
         What to write; a single text is returned as it is.
-    pair_format : {"before-after", "instruction", "inline-diff"} or callable
+    pair_format : {"before-after", "instruction", "instruction for many labels", "inline-diff"} or callable
         How to write it; a callable gets the two texts and returns one.
     intentions : sequence of str
-        The classes, which "instruction" names.
+        The classes, which the instructions name.
     context : int or None
         Unchanged words that "inline-diff" keeps on each side of an edit; None keeps all.
 
@@ -44,9 +47,9 @@ def write_pair(pair: Pair, pair_format: PairFormat, intentions: Sequence[str], c
         return text
     if pair_format == "before-after":
         return f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}"
-    if pair_format == "instruction":
+    if pair_format in INSTRUCTIONS:
         return (
-            f"Why was this text revised? Choose one intention: {', '.join(intentions)}.\n"
+            f"Why was this text revised? {INSTRUCTIONS[pair_format]}: {', '.join(intentions)}.\n"
             f"Before: {pair.before.strip()}\nAfter: {pair.after.strip()}\nIntention:"
         )
     pieces = find_edits(pair.before, pair.after)

@@ -58,11 +58,6 @@ def predict_logits(
     return logits
 
 
-def decide(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logits; of two classes, that of the second less that of the first."""
-    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-
 def _logits_of(part: TrainedPart, states: PrefixStates) -> NDArray[np.float64]:
     logits = np.empty((len(states), part.n_classes))
     for group in in_groups(batches_for(part.backbone, states)):

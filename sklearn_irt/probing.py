@@ -168,11 +168,12 @@ class TrainingProbe:
 
     def _split_rows(self, share: float) -> tuple[list[int], list[int], int]:
         if share not in self.splits:
-            labels = [int(self._dataset[row]["label"]) for row in range(len(self._dataset))]
+            labels = np.array([self._dataset[row]["label"] for row in range(len(self._dataset))])
+            strata = labels if labels.ndim == 1 else None  # of many labels scikit-learn makes none
             seed = int(self._random_state.randint(np.iinfo(np.int32).max))
             try:
                 training, validation = train_test_split(
-                    np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
+                    np.arange(len(labels)), test_size=share, stratify=strata, random_state=seed
                 )
             except ValueError as error:
                 raise ValueError(
@@ -213,13 +214,14 @@ class TrainingProbe:
                     break
 
     def _judge(self, rows: Sequence[int]) -> tuple[float, float]:
-        n_right, loss = 0, 0.0
+        n_right, n_labels, loss = 0, 0, 0.0
         with self._evaluating(), torch.no_grad():
             for inputs, labels in self._batch(rows):
                 logits = self._net.infer(inputs)
                 loss += self._net.get_loss(logits, labels, X=inputs).item()
-                n_right += int((logits.argmax(dim=1).cpu() == labels).sum())
-        return n_right / len(rows), -loss
+                n_right += int((self._net.choose(logits).cpu() == labels).sum())
+                n_labels += labels.numel()
+        return n_right / n_labels, -loss
 
     # States of the module, each for a while
 

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
+from .pair_format import PairFormat
 from .pairs import Pair, read_pairs
 from .tokenization import TokenizedPairs, check_room, tokenize_pairs
 
@@ -63,18 +64,26 @@ def check_max_length(estimator: Any, config: Any, tokenizer: Any) -> None:
 
 
 def tokenize_rows(
-    estimator: Any, pairs: list[Pair], tokenizer: Any, intentions: list[str], *, user_frame: int
+    estimator: Any,
+    pairs: list[Pair],
+    tokenizer: Any,
+    pair_format: PairFormat,
+    intentions: list[str],
+    *,
+    user_frame: int,
 ) -> TokenizedPairs:
     """Write pairs as texts and tokenize them; say how many were too long.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        With the parameters ``pair_format``, ``context``, ``max_length`` and ``long_text``, and a method ``_say``.
+        With the parameters ``context``, ``max_length`` and ``long_text``, and a method ``_say``.
     pairs : list of Pair
         What to tokenize.
     tokenizer : PreTrainedTokenizerBase
         The backbone's.
+    pair_format : str or callable
+        How a pair is written; see :func:`~sklearn_irt.pair_format.write_pair`.
     intentions : list of str
         The classes, which ``pair_format="instruction"`` names.
     user_frame : int
@@ -91,9 +100,9 @@ def tokenize_rows(
         If a row becomes a text without tokens, or the description of the task leaves no room for the pairs.
     """
     if pairs[0].before is not None:
-        check_room(tokenizer, estimator.pair_format, intentions, estimator.max_length)
+        check_room(tokenizer, pair_format, intentions, estimator.max_length)
     tokenized = tokenize_pairs(
-        *(pairs, tokenizer, estimator.pair_format, intentions),
+        *(pairs, tokenizer, pair_format, intentions),
         *(estimator.context, estimator.max_length, estimator.long_text),
     )
     n_windows = tokenized.n_windows

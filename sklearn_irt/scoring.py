@@ -1,5 +1,6 @@
 """Scores the held-out part after each epoch by scikit-learn's scorers, from the logits that the loss is computed of."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from numbers import Real
@@ -8,18 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import check_scoring, get_scorer_names
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils import _safe_indexing
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
-from .predicting import decide
+from .answers import choose, decide, to_probabilities
 
 Scorer = Callable[[Any, Any, Any], Any]
 _LOSS = "loss"
+_WITHOUT_STRATA = (
+    " for rows that were drawn as those held out will be. Some scores need rows with and without each label: choose "
+    "another one, or raise validation_fraction."
+)
 # skorch notes something else in the columns that these would have.
 _TAKEN = {"acc", "batch_count"}
 
@@ -96,12 +100,15 @@ class HeldOutAnswers(ClassifierMixin, BaseEstimator):
         One row each.
     classes : ndarray of shape (n_classes,)
         The class labels.
+    multilabel : bool, default=False
+        Whether a row may have any number of them.
     """
 
-    def __init__(self, X: Any, logits: NDArray[np.float64], classes: NDArray[Any]) -> None:
+    def __init__(self, X: Any, logits: NDArray[np.float64], classes: NDArray[Any], *, multilabel: bool = False) -> None:
         self.X = X
         self.logits = logits
         self.classes = classes
+        self.multilabel = multilabel
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -109,16 +116,16 @@ class HeldOutAnswers(ClassifierMixin, BaseEstimator):
         return self.classes
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable classes."""
-        return self.classes[np.argmax(self._answer(X), axis=1)]
+        """Return the most probable classes; of many labels, 1 for those that are more probable than not."""
+        return choose(self._answer(X), self.classes, multilabel=self.multilabel)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return probabilities, columns in the order of ``classes_``."""
-        return softmax(self._answer(X), axis=1)
+        return to_probabilities(self._answer(X), multilabel=self.multilabel)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Return logits; of two classes, the log odds of the second."""
-        return decide(self._answer(X))
+        return decide(self._answer(X), multilabel=self.multilabel)
 
     def _answer(self, X: Any) -> NDArray[np.float64]:
         if X is not self.X:
@@ -135,8 +142,8 @@ class HeldOutScores(Callback):
         From :func:`read_scoring`.
     X : DataFrame, array-like or list of shape (n_rows, 2) or (n_rows,)
         The user's rows, those of the net's dataset.
-    labels : ndarray of shape (n_rows,), dtype int64
-        Index of each row's class.
+    labels : ndarray of shape (n_rows,) or (n_rows, n_classes), dtype int64
+        Index of each row's class; of many labels, 1 where a row has a label.
     classes : ndarray of shape (n_classes,)
         The class labels.
     """
@@ -180,9 +187,16 @@ class HeldOutScores(Callback):
         question = self._ask(np.asarray(dataset_valid.indices), logits)
         for name, scorer in self._computed.items():
             score = net.processes_.first_ones(float(scorer(*question)))  # it may draw at random
+            if np.isnan(score):
+                epoch = net.history[-1, "epoch"]
+                warnings.warn(f"scoring: {name!r} is nan after epoch {epoch}, which counts as no better.", stacklevel=2)
             net.history.record(f"valid_{name}", score)
             net.history.record(f"valid_{name}_best", score > self.best_[name])
             self.best_[name] = max(score, self.best_[name])
+
+    @property
+    def _multilabel(self) -> bool:
+        return self.labels.ndim == 2
 
     @property
     def _computed(self) -> dict[str, Scorer]:
@@ -190,8 +204,9 @@ class HeldOutScores(Callback):
 
     def _ask(self, held_out: NDArray[np.intp], logits: NDArray[np.float64]) -> tuple[HeldOutAnswers, Any, NDArray[Any]]:
         """Return what a scorer is called with."""
-        X = _safe_indexing(self.X, held_out)
-        return HeldOutAnswers(X, logits, self.classes), X, self.classes[self.labels[held_out]]
+        X, labels = _safe_indexing(self.X, held_out), self.labels[held_out]
+        answers = HeldOutAnswers(X, logits, self.classes, multilabel=self._multilabel)
+        return answers, X, labels if self._multilabel else self.classes[labels]
 
     def check(self, validation_fraction: float) -> None:
         """Try the scorers on made-up answers, all of them right, to rows such as will be held out.
@@ -206,9 +221,11 @@ class HeldOutScores(Callback):
         ValueError
             If a scorer fails, or does not return a number.
         """
-        split = StratifiedShuffleSplit(1, test_size=validation_fraction, random_state=0)
+        kind = ShuffleSplit if self._multilabel else StratifiedShuffleSplit
+        split = kind(1, test_size=validation_fraction, random_state=0)
         _, held_out = next(split.split(self.labels, self.labels))
-        question = self._ask(held_out, np.eye(len(self.classes))[self.labels[held_out]])
+        labels = self.labels[held_out]
+        question = self._ask(held_out, 2.0 * labels - 1 if self._multilabel else np.eye(len(self.classes))[labels])
         for name, scorer in self._computed.items():
             try:
                 score = scorer(*question)
@@ -217,4 +234,7 @@ class HeldOutScores(Callback):
                     f"scoring: {name!r} fails on the {len(held_out)} rows held out, were all answers right: {error}"
                 ) from error
             if not isinstance(score, Real) or np.isnan(float(score)):
-                raise ValueError(f"scoring: {name!r} must return a number, but returned {score!r:.80}.")
+                raise ValueError(
+                    f"scoring: {name!r} must return a number, but returned {score!r:.80}"
+                    + (_WITHOUT_STRATA if self._multilabel else ".")
+                )

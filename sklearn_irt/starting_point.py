@@ -51,7 +51,7 @@ def describe_fit_of(classifier: Any, data: TrainingData, plan: FitPlan) -> dict[
 
 
 def adapters_to_start_from(
-    classifier: Any, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any], *, in_parts: bool
+    classifier: Any, plan: FitPlan, selection: LayerSelection, data: TrainingData, *, in_parts: bool
 ) -> dict[str, Any] | None:
     """Return the adapters and head to go on from; refuse those that belong to something else.
 
@@ -63,8 +63,8 @@ def adapters_to_start_from(
         What the coming fit will do.
     selection : LayerSelection
         The strategy of the coming fit.
-    classes : ndarray of shape (n_classes,)
-        Its classes.
+    data : TrainingData
+        What it will learn from.
     in_parts : bool
         Whether it is a ``partial_fit``.
 
@@ -80,7 +80,7 @@ def adapters_to_start_from(
     """
     if not hasattr(classifier, "net_") or not (in_parts or classifier.warm_start):
         return None
-    changed = _changed(classifier, plan, selection, classes)
+    changed = _changed(classifier, plan, selection, data)
     if in_parts and classifier._training_state and describe_strategy(classifier) != classifier._fitted_selection:
         changed.append("selection")
     if changed:
@@ -89,13 +89,15 @@ def adapters_to_start_from(
     return classifier.net_.module_.state_dict()
 
 
-def _changed(classifier: Any, plan: FitPlan, selection: LayerSelection, classes: NDArray[Any]) -> list[str]:
+def _changed(classifier: Any, plan: FitPlan, selection: LayerSelection, data: TrainingData) -> list[str]:
     module = classifier.net_.module_
     backbone, options = classifier._fitted_backbone
     # Where n_layers changed, other layers are candidates without the user's doing.
     same_candidates = plan.n_layers != classifier.n_layers_ or np.array_equal(plan.layers, classifier.candidate_layers_)
     is_same = {
-        "the classes of y": np.array_equal(classes, classifier.classes_),
+        "the classes of y": np.array_equal(data.classes, classifier.classes_),
+        "whether a row of y has one label or many": data.multilabel == classifier.multilabel_,
+        "the column names of y": _names_agree(data.label_names, getattr(classifier, "label_names_", None)),
         "quantization": classifier.quantization == module.backbone.origin["quantization"],
         "drop_layers": classifier.drop_layers == len(classifier.dropped_layers_),
         "n_layers": plan.n_layers == classifier.n_layers_,
@@ -107,6 +109,10 @@ def _changed(classifier: Any, plan: FitPlan, selection: LayerSelection, classes:
         "adapter": _as_dict(plan.adapter) == _as_dict(module.origin["adapter"]),
     }
     return [name for name, same in is_same.items() if not same]
+
+
+def _names_agree(names: NDArray[Any] | None, before: NDArray[Any] | None) -> bool:
+    return names is None or before is None or np.array_equal(names, before)
 
 
 def _as_dict(adapter: PeftConfig | None) -> dict[str, Any] | None:

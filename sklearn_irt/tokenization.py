@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .pair_format import PairFormat, write_pair, write_shortened
+from .pair_format import INSTRUCTIONS, PairFormat, write_pair, write_shortened
 from .pairs import Pair
 from .windows import cut_into_windows
 
@@ -156,7 +156,7 @@ def check_room(tokenizer: Any, pair_format: PairFormat, intentions: Sequence[str
     ValueError
         If "instruction" takes more tokens than a text may have before a pair begins, so that all pairs would be equal.
     """
-    if pair_format != "instruction":
+    if callable(pair_format) or pair_format not in INSTRUCTIONS:
         return
     n_tokens = len(_encode(tokenizer, write_pair(Pair("", ""), pair_format, intentions, None))["input_ids"])
     if n_tokens >= max_length:

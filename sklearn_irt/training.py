@@ -45,7 +45,7 @@ _HEAD_LEARNING_RATE_SHARE = 0.05
 
 
 class LayerwiseNet(NeuralNetClassifier):
-    """A skorch net whose loss is weighted by text and whose divergence stops the fit.
+    """A skorch net whose loss is weighted by text, or by its labels, and whose divergence stops the fit.
 
     Its module is a :class:`~sklearn_irt.trained_part.TrainedPart`; what it learns are the adapters and the head. It
     predicts in the order of its batches, by length; :mod:`~sklearn_irt.predicting` gives the order of the texts.
@@ -77,6 +77,19 @@ class LayerwiseNet(NeuralNetClassifier):
         """The fit's source of chance, but for dropout."""
         return self.iterator_train__random_state
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether a text may have any number of the labels, each with a sigmoid of its own."""
+        return self.criterion is nn.BCEWithLogitsLoss
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the indices of the classes of the largest logits; of many labels, 1 where a logit is above 0."""
+        return (logits > 0).long() if self.multilabel else logits.argmax(dim=1)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the same of texts in the order of the batches, for skorch's accuracy."""
+        return self.choose(self.forward(X)).numpy()
+
     def get_all_learnable_params(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and parameter of adapters and head; the frozen weights are not the optimizer's business."""
         return iter(self.module_.learned_parameters.items())
@@ -100,9 +113,15 @@ class LayerwiseNet(NeuralNetClassifier):
     def get_loss(
         self, y_pred: torch.Tensor, y_true: torch.Tensor, X: dict[str, torch.Tensor], training: bool = False
     ) -> torch.Tensor:
-        """Compute the mean over the batch of the weighted cross-entropy; the weights of all texts have mean 1."""
+        """Compute the mean over the batch of the weighted cross-entropy; the weights of all texts have mean 1.
+
+        Of many labels it is the binary cross-entropy, the mean over texts and labels.
+        """
         weights = X["weight"].to(y_pred.device)
-        return (self.criterion_(y_pred, y_true.to(y_pred.device)) * weights).mean()
+        target = y_true.to(y_pred.device)
+        if self.multilabel:
+            target = target.to(y_pred.dtype)
+        return (self.criterion_(y_pred, target) * weights).mean()
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Compute loss and gradients of a batch, and stop if the loss is not finite.
@@ -229,6 +248,7 @@ def build_net(
     validation_fraction: float,
     random_state: np.random.RandomState,
     verbose: int,
+    multilabel: bool = False,
     decays: bool = True,
     checkpoints: Checkpoints | None = None,
 ) -> LayerwiseNet:
@@ -252,6 +272,8 @@ def build_net(
         Draws the validation part and the order of the batches.
     verbose : int
         1 shows a bar over the steps, 2 tells skorch's table of epochs as well.
+    multilabel : bool, default=False
+        Whether a text may have any number of the labels; then the validation part is drawn without strata.
     decays : bool, default=True
         Whether the learning rate falls. Otherwise, where nobody knows how many steps there will be, it rises over ten
         steps and then stays.
@@ -269,7 +291,7 @@ def build_net(
     if module_arguments.get("trains_embeddings"):
         around_layers.append(embedding_name(backbone.model))
     pad_token_id = backbone.tokenizer.pad_token_id
-    split = ValidSplit(validation_fraction, stratified=True, random_state=random_state) if held_out_scores else None
+    split = ValidSplit(validation_fraction, stratified=not multilabel, random_state=random_state)
     tell_epoch = partial(tell, _logger) if verbose >= 2 else noop
     callbacks: list[tuple[str, Callback]] = [
         ("last_good_weights", LastGoodWeights()),
@@ -291,7 +313,7 @@ def build_net(
     return LayerwiseNet(
         TrainedPart,
         **{f"module__{name}": value for name, value in module_arguments.items()},
-        criterion=nn.CrossEntropyLoss,
+        criterion=nn.BCEWithLogitsLoss if multilabel else nn.CrossEntropyLoss,
         criterion__reduction="none",
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=0.0,
@@ -300,7 +322,7 @@ def build_net(
         lr=learning_rate,
         max_epochs=max_epochs,
         batch_size=batch_size,
-        train_split=split,
+        train_split=split if held_out_scores else None,
         iterator_train=iterate_batches,
         iterator_train__random_state=random_state,
         iterator_train__pad_token_id=pad_token_id,
@@ -354,12 +376,12 @@ def count_steps(n_texts: int, batch_size: int, validation_fraction: float) -> in
 
 
 def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], validation_fraction: float) -> None:
-    """Refuse a validation part that cannot hold each class.
+    """Refuse a validation part that cannot hold each class; of many labels, one that cannot be split off.
 
     Parameters
     ----------
-    labels : ndarray of shape (n_texts,), dtype int64
-        Index of each text's class.
+    labels : ndarray of shape (n_texts,) or (n_texts, n_labels), dtype int64
+        Index of each text's class; of many labels, 1 where a text has a label.
     classes : ndarray of shape (n_classes,)
         The class labels.
     validation_fraction : float
@@ -370,8 +392,15 @@ def check_validation_split(labels: NDArray[np.int64], classes: NDArray[Any], val
     ValueError
         If a class has a single text, or one of the two parts would be smaller than the number of classes.
     """
-    present, counts = np.unique(labels, return_counts=True)
     n_valid = count_validation(len(labels), validation_fraction)
+    if labels.ndim == 2:
+        if n_valid == len(labels):
+            raise ValueError(
+                f"early_stopping=True with validation_fraction={validation_fraction} holds out all of the {n_valid} "
+                "rows: change validation_fraction or give more rows."
+            )
+        return
+    present, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise ValueError(
             f"early_stopping=True needs two rows of each class, but y has one of class "

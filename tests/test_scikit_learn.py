@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_classifier_multioutput, parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 from sklearn_irt import GradientNormSelection, IRTuningClassifier, make_edit_baseline
@@ -68,6 +68,10 @@ def expected_failures(estimator):
 )
 def test_scikit_learn_checks(estimator, check):
     check(with_tiny_backbone(estimator))
+
+
+def test_scikit_learns_check_of_many_outputs_with_an_indicator_matrix():
+    check_classifier_multioutput("NumericRows", with_tiny_backbone(NumericRows(**TINY)))
 
 
 def test_pipeline_that_cleans_text(make_classifier, revisions):

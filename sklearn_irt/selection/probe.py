@@ -157,12 +157,13 @@ class LayerProbe(Protocol):
         n_steps : int
             Steps of AdamW at the fit's full learning rate, from the present weights; those are put back.
         validation_share : float
-            Share of the training texts that is judged on, stratified; drawn once a fit, so that scores compare.
+            Share of the training texts that is judged on, drawn once a fit, so that scores compare; stratified by
+            class, but not where a text may have many labels.
 
         Returns
         -------
         accuracy : float
-            Share of the held-out texts that are classified rightly.
+            Share of the held-out texts that are classified rightly; of many labels a text, share of the labels.
         negative_loss : float
             Minus the loss on them.
         """
