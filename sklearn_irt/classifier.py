@@ -171,7 +171,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         restore the weights after the best epoch. ``scoring`` says what the score is; one that is equal is not better.
 
     scoring : str, callable, list, tuple or dict, default="loss"
-        What is noted in ``history_`` about the held-out part after each epoch, each as "valid_" and its name:
+        What is noted in ``history_`` about the held-out part after each epoch, each as ``valid_`` and its name:
 
         - "loss", of which the lower is better and which is always noted, or the name of a scorer of scikit-learn's,
           "f1_macro" say (see :func:`sklearn.metrics.get_scorer_names`), of which the higher is better.
@@ -267,7 +267,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         Training rows of each class, or with each label; those of weight 0 do not count.
     n_features_in_ : int
         2 for pairs, 1 for single texts.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, where X is a frame whose column names are strings.
     n_layers_ : int
         Transformer layers of the backbone that run.

@@ -103,7 +103,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):
         The arithmetic that was chosen.
     n_features_in_ : int
         2 for pairs, 1 for single texts.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, where X is a frame whose column names are strings.
 
     See Also
