@@ -2,6 +2,8 @@
 
 from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
+from .comparison import compare
+from .comparison_display import ComparisonDisplay
 from .datasets import fetch_iterater, load_sample_revisions
 from .features import BackboneFeatures
 from .selection import (
@@ -23,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackboneFeatures",
     "BudgetSelection",
+    "ComparisonDisplay",
     "EditFeatures",
     "FisherSelection",
     "FixedSelection",
@@ -35,6 +38,7 @@ __all__ = [
     "RandomSelection",
     "SparseSelection",
     "SubTuningSelection",
+    "compare",
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
