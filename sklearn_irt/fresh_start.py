@@ -28,7 +28,7 @@ _TEXTS = ["A first text.", "Another one."]
 
 
 def forget_earlier_fits() -> None:
-    """Forget the backbones, prefix states and features that fits of this process share, and free what nobody holds any more."""
+    """Forget the backbones, prefix states and features that the fits of this process share, and free their memory."""
     forget_backbones()
     between_fits.clear()
     rows_between_calls.clear()
