@@ -1,6 +1,8 @@
-"""Does a small LLM beat a classical pipeline on revision intention? Both, side by side, on the sample corpus.
+"""
+Does a small LLM beat a classical pipeline?
+===========================================
 
-Run it with::
+Both, side by side, say why the sentences of the sample corpus were revised. Run it with::
 
     python examples/quickstart.py
 
