@@ -2,6 +2,8 @@
 
 from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
+from .comparison import compare
+from .comparison_display import ComparisonDisplay
 from .datasets import fetch_iterater, load_sample_revisions
 from .edit_explanation import explain_edits
 from .edits_display import EditsDisplay
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackboneFeatures",
     "BudgetSelection",
+    "ComparisonDisplay",
     "EditFeatures",
     "EditsDisplay",
     "FisherSelection",
@@ -38,6 +41,7 @@ __all__ = [
     "RandomSelection",
     "SparseSelection",
     "SubTuningSelection",
+    "compare",
     "explain_edits",
     "fetch_iterater",
     "load_sample_revisions",

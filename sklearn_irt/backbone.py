@@ -236,6 +236,13 @@ def load_backbone(
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
+def forget_backbones() -> None:
+    """Let the next fit load its backbone anew, and free what no estimator holds any more."""
+    with _loading:
+        _loaded.clear()
+        _latest.clear()
+
+
 def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:
     return replace(
         backbone,

@@ -270,14 +270,18 @@ def _check_belongs(file: Path, checkpoint: Any, description: Mapping[str, str]) 
     is_one = isinstance(checkpoint, dict) and isinstance(checkpoint.get("description"), dict)
     if not is_one or checkpoint.get("format") != _FORMAT:
         raise ValueError(f"The checkpoint {file} is of a format that this version does not read: see resume='never'.")
-    before = checkpoint["description"]
-    changed = [name for name in {**before, **description} if before.get(name) != description.get(name)]
-    if changed:
-        differences = "; ".join(_contrast(name, before, description) for name in changed)
+    differences = describe_differences(checkpoint["description"], description)
+    if differences:
         raise ValueError(
             f"The checkpoint {file} is of another fit: {differences}. To go on, give what it was begun with; otherwise "
             "name another checkpoint_dir, or set resume='never', which removes it."
         )
+
+
+def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say in words in what two descriptions differ, of :func:`describe_fit` say; the empty text if in nothing."""
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(_contrast(name, before, now) for name in changed)
 
 
 def _contrast(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:

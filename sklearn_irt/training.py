@@ -226,10 +226,10 @@ class LayerwiseNet(NeuralNetClassifier):
         self.optimizer_ = None
         self.callbacks = None
         self.callbacks_ = []
-        _give_back_memory()
+        give_back_memory()
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Let glibc return to the system what the tensors of a fit leave behind; other libraries do so by themselves."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

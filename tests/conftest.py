@@ -105,12 +105,7 @@ def interrupt_at(monkeypatch):
 @pytest.fixture
 def forget_backbones():
     """Return a function after which the next fit loads its backbone anew."""
-
-    def forget():
-        backbone_module._loaded.clear()
-        backbone_module._latest.clear()
-
-    return forget
+    return backbone_module.forget_backbones
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "message"), BAD, ids=[str(case[0]) for case in BAD])
+@pytest.mark.parametrize(("parameters", "message"), BAD, ids=[str(case[0]).partition(" at 0x")[0] for case in BAD])
 def test_a_bad_parameter_is_refused_before_weights_are_read(
     make_features, rows, forget_backbones, monkeypatch, parameters, message
 ):
