@@ -2,7 +2,9 @@
 
 from .baselines import EditFeatures, make_edit_baseline
 from .classifier import IRTuningClassifier
+from .convergence_display import ConvergenceDisplay
 from .datasets import fetch_iterater, load_sample_revisions
+from .layer_selection_display import LayerSelectionDisplay
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BudgetSelection",
+    "ConvergenceDisplay",
     "EditFeatures",
     "FisherSelection",
     "FixedSelection",
@@ -29,6 +32,7 @@ __all__ = [
     "HalfSelection",
     "IRTuningClassifier",
     "LayerSelection",
+    "LayerSelectionDisplay",
     "LearnedImportanceSelection",
     "RandomSelection",
     "SparseSelection",
