@@ -4,10 +4,12 @@ from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
 from .comparison import compare
 from .comparison_display import ComparisonDisplay
+from .convergence_display import ConvergenceDisplay
 from .datasets import fetch_iterater, load_sample_revisions
 from .edit_explanation import explain_edits
 from .edits_display import EditsDisplay
 from .features import BackboneFeatures
+from .layer_selection_display import LayerSelectionDisplay
 from .selection import (
     BudgetSelection,
     FisherSelection,
@@ -28,6 +30,7 @@ __all__ = [
     "BackboneFeatures",
     "BudgetSelection",
     "ComparisonDisplay",
+    "ConvergenceDisplay",
     "EditFeatures",
     "EditsDisplay",
     "FisherSelection",
@@ -37,6 +40,7 @@ __all__ = [
     "HalfSelection",
     "IRTuningClassifier",
     "LayerSelection",
+    "LayerSelectionDisplay",
     "LearnedImportanceSelection",
     "RandomSelection",
     "SparseSelection",

@@ -284,7 +284,8 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
     n_active_parameters_ : ndarray of shape (n_steps,), dtype int
         How many parameters of candidate layers trained at each step; those that a strategy masks do not count.
     history_ : skorch.history.History
-        Losses, scores and times, a row an epoch.
+        Losses, scores and times, a row an epoch. "seconds", of a row and of each of its "batches", are those since the
+        fit began, loading and the frozen prefix included; where a fit goes on from an earlier one, so do they.
     n_iter_ : int
         Epochs run to their end.
     n_trainable_parameters_ : int

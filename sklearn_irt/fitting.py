@@ -13,6 +13,7 @@ from .batching import StatesDataset
 from .callbacks import SelectedLayers, describe_layers
 from .checkpoints import Checkpoints, open_checkpoints
 from .distributed import Processes, join_processes
+from .fit_clock import FitClock
 from .fit_plan import FitPlan, TrainingData, plan_fit
 from .layer_dropping import MOST_TEXTS, least_changing_layers
 from .precision import LARGE_BACKBONE, choose_precision, product_rates, product_size, warn_of_slow_fit
@@ -43,6 +44,7 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
     in_parts : bool, default=False
         Whether it trains for one epoch more, as ``partial_fit`` does.
     """
+    clock = FitClock()
     processes = join_processes(classifier.distributed, classifier.device)
     plan = plan_fit(classifier, data, 1 if in_parts else classifier.max_epochs, processes.device)
     checkpoints = _open_checkpoints(classifier, data, plan, processes, in_parts=in_parts)
@@ -94,6 +96,7 @@ def fit_classifier(classifier: Any, data: TrainingData, columns: BaseEstimator, 
             multilabel=data.multilabel,
             decays=not in_parts,
             checkpoints=checkpoints,
+            clock=clock,
         )
         tokenized, training_state = plan.tokenized, None
         dataset = StatesDataset(states, tokenized.texts, data.labels, data.weights, tokenized.windows)

@@ -24,8 +24,8 @@ _WITHOUT_STRATA = (
     " for rows that were drawn as those held out will be. Some scores need rows with and without each label: choose "
     "another one, or raise validation_fraction."
 )
-# skorch notes something else in the columns that these would have.
-_TAKEN = {"acc", "batch_count"}
+TAKEN = {"acc", "batch_count"}
+"""Names that no score can have, for skorch notes something else in the columns that these would have."""
 
 
 def read_scoring(scoring: Any) -> dict[str, Scorer | None]:
@@ -75,7 +75,7 @@ def _read_scorer(name: Any, scorer: Any) -> Scorer | None:
         raise ValueError(f"scoring must be a dict of names and scorers, but it holds {name!r}: {scorer!r:.80}.")
     if name == scorer == _LOSS:
         return None
-    if name == _LOSS or scorer == _LOSS or name in _TAKEN or name.endswith("_best"):
+    if name == _LOSS or scorer == _LOSS or name in TAKEN or name.endswith("_best"):
         raise ValueError(
             f"scoring must not hold {name!r}: {scorer!r:.80}, because 'loss' goes by its own name and valid_{name} is "
             "noted in history_ already: choose another name."

@@ -23,6 +23,7 @@ from .batching import StatesDataset, iterate_batches
 from .callbacks import LastGoodWeights, SelectedLayers, StepBar
 from .checkpoints import Checkpoints
 from .distributed import ALONE, Processes
+from .fit_clock import FitClock
 from .head import embedding_name, head_modules
 from .messages import EpochLines, tell
 from .randomness import OwnDraws
@@ -251,6 +252,7 @@ def build_net(
     multilabel: bool = False,
     decays: bool = True,
     checkpoints: Checkpoints | None = None,
+    clock: FitClock | None = None,
 ) -> LayerwiseNet:
     """Assemble the skorch net of one fit.
 
@@ -279,6 +281,8 @@ def build_net(
         steps and then stays.
     checkpoints : Checkpoints, default=None
         Writes the training state now and then.
+    clock : FitClock, default=None
+        Notes when steps and epochs end.
 
     Returns
     -------
@@ -301,6 +305,8 @@ def build_net(
     ]
     if held_out_scores is not None:
         callbacks.append(("held_out_scores", held_out_scores))
+    if clock is not None:  # before early stopping, which keeps what comes after it from the last epoch
+        callbacks.append(("clock", clock))
     if verbose >= 2:
         callbacks.append(("epoch_lines", EpochLines(tell_epoch)))
     if held_out_scores is not None:

@@ -62,6 +62,9 @@ class LayerSelection(BaseEstimator, metaclass=ABCMeta):
     trains_embeddings = False
     """Whether the backbone's token embeddings train at every step, as the head does."""
 
+    score_name: str = "Score"
+    """What ``scores_`` are, as the label of an axis."""
+
     probe_: LayerProbe
 
     def begin(

@@ -57,6 +57,8 @@ class BudgetSelection(IntervalSelection):
         "n_texts": COUNT[:1],
     }
 
+    score_name = "Expected saving of loss"
+
     def __init__(self, *, share: float = 0.5, interval: Any = "epoch", n_texts: int = 16) -> None:
         self.share = share
         self.interval = interval

@@ -48,6 +48,8 @@ class FisherSelection(IntervalSelection):
 
     _parameter_constraints: dict = {"n_trained": COUNT, "interval": INTERVAL, "n_texts": COUNT[:1]}
 
+    score_name = "Fisher information"
+
     def __init__(self, *, n_trained: float = 0.5, interval: Any = None, n_texts: int = 100) -> None:
         self.n_trained = n_trained
         self.interval = interval

@@ -12,6 +12,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from .base import COUNT, INTERVAL, LayerSelection
 from .ranking import best_block, best_cut
 
+# By ``score`` where gradients score the layers, otherwise by ``importance``.
+_SCORE_NAMES = {
+    "norm": "Gradient norm",
+    "relative-norm": "Gradient norm / first one",
+    "saving": "Expected saving of loss",
+    "cosine": "1 - cosine of states",
+    "weight": "Norm of output projection",
+}
 # The authors' stand-in for a norm that was not measured yet.
 _REFERENCE_UNSEEN = 1000.0
 
@@ -161,6 +169,11 @@ class GradientNormSelection(LayerSelection):
         self.cost_weight = cost_weight
         self.contiguous = contiguous
         self.variant = variant
+
+    @property
+    def score_name(self) -> str:  # type: ignore[override]
+        """What the scores are, as the label of an axis."""
+        return _SCORE_NAMES[self.score if self.importance == "gradient" else self.importance]
 
     def begin(
         self, layers: ArrayLike, random_state: np.random.RandomState, *, n_layers: int, steps_per_epoch: int

@@ -79,6 +79,7 @@ class LearnedImportanceSelection(LayerSelection):
     }
 
     needs_lora = True
+    score_name = "Learned importance"
 
     def __init__(
         self,

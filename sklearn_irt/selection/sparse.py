@@ -56,6 +56,7 @@ class SparseSelection(IntervalSelection):
     }
 
     needs_own_weights = True
+    score_name = "Smallest gradient that trains"
 
     def __init__(self, *, share: float = 0.02, interval: Any = None, n_texts: int = 128) -> None:
         self.share = share

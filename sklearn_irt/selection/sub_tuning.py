@@ -64,6 +64,8 @@ class SubTuningSelection(IntervalSelection):
         "interval": INTERVAL,
     }
 
+    score_name = "Accuracy of the last trial"
+
     def __init__(
         self,
         *,
