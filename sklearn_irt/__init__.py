@@ -1,6 +1,6 @@
 """Fine-tune LLMs for text classification behind scikit-learn's fit and predict."""
 
-from .baselines import EditFeatures, make_edit_baseline
+from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
 from .datasets import fetch_iterater, load_sample_revisions
 from .features import BackboneFeatures
@@ -38,4 +38,5 @@ __all__ = [
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
+    "make_frozen_baseline",
 ]

@@ -107,7 +107,8 @@ def _pool(
 
 
 def _pool_text(states: torch.Tensor, poolings: Sequence[str]) -> list[torch.Tensor]:
-    return [POOLINGS[pooling](states.float()).cpu() for pooling in poolings]
+    states = states.float()
+    return [POOLINGS[pooling](states).cpu() for pooling in poolings]
 
 
 def _run_upwards(
