@@ -236,6 +236,11 @@ def load_backbone(
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
+def forget_latest() -> None:
+    """Let the backbone that was loaded last go, unless something else has it: the next may need the memory."""
+    _latest.clear()
+
+
 def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:
     return replace(
         backbone,
