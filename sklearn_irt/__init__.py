@@ -1,5 +1,6 @@
 """Fine-tune LLMs for text classification behind scikit-learn's fit and predict."""
 
+from .backbone_ranking import rank_backbones
 from .baselines import EditFeatures, make_edit_baseline, make_frozen_baseline
 from .classifier import IRTuningClassifier
 from .comparison import compare
@@ -51,4 +52,5 @@ __all__ = [
     "load_sample_revisions",
     "make_edit_baseline",
     "make_frozen_baseline",
+    "rank_backbones",
 ]
