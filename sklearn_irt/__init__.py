@@ -16,6 +16,7 @@ from .selection import (
     SparseSelection,
     SubTuningSelection,
 )
+from .string_array import to_string_array
 
 __version__ = "0.1.0"
 
@@ -36,4 +37,5 @@ __all__ = [
     "fetch_iterater",
     "load_sample_revisions",
     "make_edit_baseline",
+    "to_string_array",
 ]
