@@ -1,5 +1,6 @@
-"""The classical rival: features of the edits and a logistic regression, in seconds."""
+"""The rivals of fine-tuning: a logistic regression on features of the edits, or on a frozen LLM's states."""
 
+import os
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -11,11 +12,13 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .doc_link import link_to_documentation
 from .edits import Piece, find_edits, join_edits, join_pieces, letters_kept, split_words
+from .features import BackboneFeatures
 from .pairs import read_pairs
 
 _STATISTICS = [
@@ -160,6 +163,38 @@ def make_edit_baseline(random_state: Any = None) -> Pipeline:
     """
     regression = LogisticRegression(class_weight="balanced", C=1.0, max_iter=2000, random_state=random_state)
     return make_pipeline(EditFeatures(), regression)
+
+
+def make_frozen_baseline(
+    backbone: str | os.PathLike[str] = "smollm2-135m", *, random_state: Any = None, **features: Any
+) -> Pipeline:
+    """Make the rival that fine-tunes nothing: :class:`BackboneFeatures`, scaled, then a balanced logistic regression.
+
+    Its penalty is strong (``C=0.01``), for there are more features than a few hundred rows can tell apart.
+
+    Parameters
+    ----------
+    backbone : str or path-like, default="smollm2-135m"
+        The LLM whose states are read.
+    random_state : int, RandomState instance or None, default=None
+        Of the logistic regression's solver.
+    **features : Any
+        Further parameters of :class:`BackboneFeatures`.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        An ordinary scikit-learn pipeline over revision pairs, or texts.
+
+    Examples
+    --------
+    >>> from sklearn_irt import load_sample_revisions, make_frozen_baseline
+    >>> X, y = load_sample_revisions(return_X_y=True)
+    >>> baseline = make_frozen_baseline(layers=[12, 15, 18], memory="states")
+    >>> baseline.fit(X[:300], y[:300]).score(X[300:], y[300:])  # doctest: +SKIP
+    """
+    regression = LogisticRegression(class_weight="balanced", C=0.01, max_iter=2000, random_state=random_state)
+    return make_pipeline(BackboneFeatures(backbone, **features), StandardScaler(), regression)
 
 
 def _mark_words(pieces: list[Piece]) -> list[str]:

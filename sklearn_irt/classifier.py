@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .contradictions import describe_contradictions
 from .distributed import is_first_process
@@ -31,15 +31,16 @@ from .html_repr import write_training
 from .hub import push_classifier
 from .labels import read_labels, weigh_rows
 from .messages import tell
-from .pairs import Pair, read_pairs
+from .pairs import Pair
 from .parameters import check_nested, check_pair_format, refuse_booleans
 from .persistence import load_classifier, save_classifier
 from .predicting import decide, predict_logits
+from .rows import check_max_length, read_rows, tokenize_rows
 from .scoring import HeldOutScores, read_scoring
 from .selection import LayerSelection
 from .selection.named import NAMED
 from .states_store import open_memory
-from .tokenization import TokenizedPairs, check_room, tokenize_pairs, write_and_tokenize
+from .tokenization import TokenizedPairs, write_and_tokenize
 from .training import LayerwiseNet, check_validation_split
 from .windows import pool_windows
 
@@ -733,7 +734,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         self._validate_params()
         backbone = self.net_.module_.backbone
-        self._check_max_length(backbone.model.config, backbone.tokenizer)
+        check_max_length(self, backbone.model.config, backbone.tokenizer)
         pairs = self._read_pairs(X, self)
         # What a pair is written as depends on these, which may have been set anew since the fit; a callable can change.
         written = (self.pair_format, self.context, self.max_length, self.long_text)
@@ -758,10 +759,7 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
 
     def _read_pairs(self, X: Any, columns: BaseEstimator) -> list[Pair]:
         """Read X, and check its columns against those of the fit, or let ``columns`` note those of a new fit."""
-        pairs = read_pairs(X)
-        table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if pairs[0].before is None else 2))
-        validate_data(columns, table, reset=columns is not self, skip_check_array=True)
-        return pairs
+        return read_rows(X, columns, reset=columns is not self)
 
     def _read_training_data(
         self, X: Any, y: Any, sample_weight: Any, columns: BaseEstimator, classes: NDArray[Any] | None = None
@@ -786,38 +784,9 @@ class IRTuningClassifier(ClassifierMixin, BaseEstimator):
         held_out_scores.check(self.validation_fraction)
         return held_out_scores
 
-    def _check_max_length(self, config: Any, tokenizer: Any) -> None:
-        # RoBERTa's configuration counts two positions that no token can have; its tokenizer does not.
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        # XLNet's says -1, for it has no such limit.
-        positions = min(positions if positions and positions > 0 else np.inf, tokenizer.model_max_length)
-        if self.max_length > positions:
-            raise ValueError(
-                f"max_length={self.max_length}, but backbone={self.backbone!r} reads {positions} tokens at most: "
-                "lower max_length."
-            )
-
     def _tokenize(self, pairs: list[Pair], tokenizer: Any, classes: NDArray[Any], *, user_frame: int) -> TokenizedPairs:
         intentions = [str(label) for label in classes]
-        if pairs[0].before is not None:
-            check_room(tokenizer, self.pair_format, intentions, self.max_length)
-        tokenized = tokenize_pairs(
-            pairs, tokenizer, self.pair_format, intentions, self.context, self.max_length, self.long_text
-        )
-        n_windows = tokenized.n_windows
-        if (n_windows > 1).any():
-            self._say(
-                f"{(n_windows > 1).sum()} of {len(pairs)} texts have more than max_length={self.max_length} tokens and "
-                f"became {n_windows[n_windows > 1].sum()} windows."
-            )
-        if tokenized.n_cut:
-            warnings.warn(
-                f"{tokenized.n_cut} of {len(pairs)} texts had more than max_length={self.max_length} tokens "
-                + ("and were cut around their edits." if pairs[0].before is not None else "and were cut at the end."),
-                UserWarning,
-                stacklevel=user_frame,
-            )
-        return tokenized
+        return tokenize_rows(self, pairs, tokenizer, intentions, user_frame=user_frame + 1)
 
     def set_params(self, **params: Any) -> IRTuningClassifier:
         """Set parameters, also those of an object in ``selection``.

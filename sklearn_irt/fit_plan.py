@@ -13,6 +13,7 @@ from .backbone import load_config, load_tokenizer
 from .pairs import Pair
 from .precision import choose_device, count_operations
 from .quantization import check_quantization
+from .rows import check_max_length
 from .scoring import HeldOutScores
 from .selection.base import layer_indices
 from .selection.named import selection_for_fit
@@ -117,7 +118,7 @@ def plan_fit(classifier: Any, data: TrainingData, n_epochs: int, device: str) ->
     check_suits(selection_for_fit(classifier.selection), adapter)
     check_adapter_fits(adapter, config, layers.tolist(), classifier.backbone_options)
     tokenizer = load_tokenizer(classifier.backbone, classifier.backbone_options)
-    classifier._check_max_length(config, tokenizer)
+    check_max_length(classifier, config, tokenizer)
     tokenized = classifier._tokenize(data.pairs, tokenizer, data.classes, user_frame=5)
     held_out = classifier.validation_fraction if classifier.early_stopping else 0.0
     n_steps = count_steps(len(data.pairs), classifier.batch_size, held_out)

@@ -36,6 +36,12 @@ def processor() -> str:
     return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def describe_arithmetic(backbone: Backbone) -> str:
+    """Say all that a text's hidden states depend on, but for the text and the layer."""
+    # The package decides how the layers are run.
+    return f"{backbone.identity} {VERSION} {processor()}"
+
+
 @dataclass
 class PrefixStates:
     """The states that enter the lowest candidate layer, for many texts; a window of a longer one is a text here.
@@ -116,8 +122,7 @@ def compute_prefix_states(
     states : PrefixStates
         What enters ``first_layer``, rounded to bfloat16. It does not depend on what other texts there are.
     """
-    # The package decides how the layers are run.
-    arithmetic = f"{backbone.identity} {VERSION} {processor()}"
+    arithmetic = describe_arithmetic(backbone)
     keys = [StatesKey(arithmetic, first_layer, tuple(ids)) for ids in token_ids]
     known = {key: states for key in dict.fromkeys(keys) if (states := _look_up(key, store, memory)) is not None}
     new = [key for key in dict.fromkeys(keys) if key not in known]

@@ -1,7 +1,10 @@
 """Finds the stack of transformer layers in a model, and cuts it to the layers that run."""
 
-from numbers import Integral
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -86,6 +89,52 @@ def _count_layers(n_layers: str | float, n_available: int) -> int:
             raise ValueError(f"n_layers={n_layers}, but the backbone has {n_available} layers: lower it, or use 'all'.")
         return int(n_layers)
     return max(1, round(float(n_layers) * n_available))
+
+
+def read_depths(layers: Any, n_layers: int) -> list[int]:
+    """Turn a user's choice of depths into numbers of layers.
+
+    Parameters
+    ----------
+    layers : int, float or sequence of these
+        Numbers of layers from the bottom, or shares of all of them. A share leaves out above it what the rest of the
+        share rounds to, at least one layer being below it: 0.5 is where the upper half begins.
+    n_layers : int
+        How many there are.
+
+    Returns
+    -------
+    depths : list of int
+        From 0 to ``n_layers``, ascending.
+
+    Raises
+    ------
+    ValueError
+        If there are no such layers, none is named, or two are the same.
+    """
+    given = [layers] if isinstance(layers, Real) else list(layers)
+    if not given:
+        raise ValueError("layers is empty: name at least one, for example layers=0.5.")
+    depths = sorted(_read_depth(layer, n_layers) for layer in given)
+    repeated = [depth for depth, following in pairwise(depths) if depth == following]
+    if repeated:
+        raise ValueError(
+            f"layers={layers!r} names the states after {repeated[0]} of {n_layers} layers more than once: name them "
+            "once."
+        )
+    return depths
+
+
+def _read_depth(layer: Any, n_layers: int) -> int:
+    is_number = isinstance(layer, Real) and not isinstance(layer, (bool, np.bool_))
+    if is_number and isinstance(layer, Integral) and 0 <= int(layer) <= n_layers:
+        return int(layer)
+    if is_number and not isinstance(layer, Integral) and 0 < float(layer) <= 1:
+        return max(1, n_layers - round((1 - float(layer)) * n_layers))
+    raise ValueError(
+        f"layers names {layer!r}, but must be a number of layers from 0 to {n_layers}, the backbone's, or a share of "
+        "them in (0, 1], or a list of these."
+    )
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -65,22 +65,22 @@ def mean_by_text(logits: torch.Tensor, n_windows: Sequence[int]) -> torch.Tensor
     return torch.stack([windows.mean(dim=0) for windows in logits.split(list(n_windows))])
 
 
-def pool_windows(logits: NDArray[np.float64], windows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Pool logits in the order of distinct windows.
+def pool_windows(rows: NDArray[Any], windows: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Pool logits, or features, in the order of distinct windows.
 
     Parameters
     ----------
-    logits : ndarray of shape (n_windows, n_classes), dtype float64
+    rows : ndarray of shape (n_windows, n_columns), of a floating dtype
         Those of each window.
     windows : sequence of sequence of int
-        The windows of each text, as indices into ``logits``.
+        The windows of each text, as indices into ``rows``.
 
     Returns
     -------
-    logits : ndarray of shape (n_texts, n_classes), dtype float64
+    rows : ndarray of shape (n_texts, n_columns), of the same dtype
         See :func:`mean_by_text`.
     """
-    by_text = torch.from_numpy(logits[np.concatenate(windows)])
+    by_text = torch.from_numpy(rows[np.concatenate(windows)])
     return mean_by_text(by_text, [len(text) for text in windows]).numpy()
 
 
