@@ -105,17 +105,16 @@ def print_table(runs: list[dict[str, Any]]) -> None:
     table.insert(0, "runs", groups.size())
     table.insert(3, "deviation", groups["dev_macro_f1"].std().round(3))
     print(table.rename_axis(["labels", "contender"]).sort_index(level="labels", sort_remaining=False).to_string())
-    print(
-        f"machine: {', '.join(sorted({run['processor'] for run in runs}))}, {', '.join(sorted({run['date'] for run in runs}))}"
-    )
+    for name in ("processor", "date"):
+        print(f"{name}: {', '.join(sorted({run[name] for run in runs}))}")
 
 
 def print_verdict(runs: list[dict[str, Any]]) -> None:
     """Say from how many labels on a contender that is fine-tuned is ahead of the cheap ones, with each seed."""
     sizes = runs[0]["sizes"]
-    curves = pd.DataFrame(runs).pivot(index="seed", columns="contender", values="dev_macro_f1").map(np.array)
-    cheap = np.max([np.stack(curves[name]) for name in CHEAP if name in curves], axis=0)
-    for name in curves.columns.difference(CHEAP):
+    curves = pd.DataFrame(runs).groupby("contender")["dev_macro_f1"].agg(list)  # each seed's, in the same order
+    cheap = np.max([np.stack(curves[name]) for name in CHEAP if name in curves.index], axis=0)
+    for name in curves.index.difference(CHEAP):
         behind = np.flatnonzero((np.stack(curves[name]) <= cheap).any(axis=0))
         first = behind[-1] + 1 if len(behind) else 0
         where = f"from {sizes[first]} labels on" if first < len(sizes) else f"not with {sizes[-1]} labels either"
