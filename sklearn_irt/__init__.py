@@ -24,6 +24,7 @@ from .selection import (
     SparseSelection,
     SubTuningSelection,
 )
+from .string_array import to_string_array
 
 __version__ = "0.1.0"
 
@@ -53,4 +54,5 @@ __all__ = [
     "make_edit_baseline",
     "make_frozen_baseline",
     "rank_backbones",
+    "to_string_array",
 ]
