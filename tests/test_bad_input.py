@@ -139,7 +139,7 @@ DATA = {
     "X and y swapped": (
         lambda c, X, y: c.fit(y, X),
         ValueError,
-        r"y should be a 1d array.*\(60, 2\)",
+        "y has 2 columns, and row 0, column 'before' has 'Lift and divide",
         "one label a row",
     ),
     "y of another length": (
@@ -174,7 +174,7 @@ DATA = {
     ),
     "two columns of labels": (
         fit_to(lambda y: pd.DataFrame({"first": y, "second": y})),
-        *(ValueError, r"y should be a 1d array.*\(60, 2\)", "one label a row"),
+        *(ValueError, "y has 2 columns, and row 0, column 'first' has '", "one label a row"),
     ),
     "one class": (fit_to(lambda y: ["only"] * 60), ValueError, "one class only, 'only'", "give rows of another"),
     "a class a row": (
