@@ -236,17 +236,16 @@ def load_backbone(
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
-<<<<<<< HEAD
 def forget_backbones() -> None:
     """Let the next fit load its backbone anew, and free what no estimator holds any more."""
     with _loading:
         _loaded.clear()
         _latest.clear()
-=======
+
+
 def forget_latest() -> None:
     """Let the backbone that was loaded last go, unless something else has it: the next may need the memory."""
     _latest.clear()
->>>>>>> w-ranking
 
 
 def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:
