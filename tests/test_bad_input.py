@@ -163,7 +163,7 @@ DATA = {
     "several classes a row": (
         fit_to(lambda y: 2 * np.eye(60, 3, dtype=int)),
         ValueError,
-        r"y has 3 columns, and row 0, column 0 has 2 \(60 such entries",
+        r"y has 3 columns, and row 0, column 0 has 2 \(3 such entries",
         "MultiOutputClassifier",
     ),
     "lists of labels": (
