@@ -160,11 +160,11 @@ DATA = {
         fit_to(lambda y: np.linspace(0, 1, 60)),
         *(ValueError, "Unknown label type: continuous", r"Make classes of y, .* pandas\.cut"),
     ),
-    "several labels a row": (
-        fit_to(lambda y: np.eye(60, 3, dtype=int)),
+    "several classes a row": (
+        fit_to(lambda y: 2 * np.eye(60, 3, dtype=int)),
         ValueError,
-        r"y .*\(60, 3\)",
-        "one label a row",
+        r"y has 3 columns, and row 0, column 0 has 2 \(3 such entries",
+        "MultiOutputClassifier",
     ),
     "lists of labels": (
         fit_to(lambda y: [["a"], ["a", "b"]] * 30),
