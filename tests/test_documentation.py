@@ -66,7 +66,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page):
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_no_python_of_a_page_is_left_out_by_another_name(page):
-    languages = re.findall(r"^ *(?:```|:::)(.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    languages = re.findall(r"^ *(?:`{3,}|:{3,})([^`:\n].*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {language for language in languages if not language.startswith("{")} <= {"python", "bash", "text", "bibtex"}
     assert not {language for language in languages if language.startswith(("{code", "{literalinclude", "{doctest"))}
 
