@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .backbone import forget_latest, load_config, load_tokenizer
 from .features import BackboneFeatures
+from .label_matrix import has_many_labels
 from .labels import read_labels
 from .pairs import read_pairs
 from .rows import check_max_length
@@ -118,7 +119,7 @@ def rank_backbones(
     'smollm2-135m'
     """
     names = _read_names(backbones)
-    _, labels = read_labels(y, len(read_pairs(X)))
+    labels = _read_classes(y, len(read_pairs(X)))
     candidates = [_describe(name, layers, parameters) for name in names]
     rows = []
     with tqdm(candidates, desc="Backbones", unit="backbone", disable=not verbose) as bar:
@@ -135,6 +136,14 @@ class _Candidate(NamedTuple):
     name: str
     features: BackboneFeatures
     size: BackboneSize
+
+
+def _read_classes(y: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+    if has_many_labels(y):
+        raise ValueError(
+            "y has several columns, but backbones are ranked by one label a row: rank them for each column by itself."
+        )
+    return read_labels(y, n_rows)[1]
 
 
 def _read_names(backbones: Iterable[str | os.PathLike[str]]) -> list[str]:

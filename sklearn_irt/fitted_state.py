@@ -71,6 +71,8 @@ def rebuild_net(classifier: Any, module: dict[str, Any], learn: Callable[[Traine
     net : LayerwiseNet
         Predicts.
     """
+    # What was stored before a row could have many labels does not say that it has one.
+    vars(classifier).setdefault("multilabel_", False)
     no_more_steps = SelectedLayers(FullSelection(), PrefixStates([], []), 0)
     with torch.inference_mode(False):
         net = build_net(

@@ -18,7 +18,7 @@ from .stack import drop_upper_layers, get_layers
 from .states_store import StatesInMemory, StatesKey, between_fits
 
 POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "last": lambda states: states[-1],
+    "last": lambda states: states[-1].clone(),  # a view would keep all the tokens of its batch in memory
     "mean": lambda states: states.mean(dim=0),
     "max": lambda states: states.amax(dim=0),
 }

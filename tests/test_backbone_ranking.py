@@ -112,6 +112,7 @@ def test_parameters_of_the_features_reach_them(tiny_llama, revisions):
         ({"y": None}, ValueError, "y is None"),
         ({"y": ["clarity"] * 24}, ValueError, "one class only"),
         ({"y": ["clarity", "style"]}, ValueError, "24 rows, but y has 2"),
+        ({"y": np.eye(24, 3, dtype=int)}, ValueError, "several columns.*each column by itself"),
         ({"X": [("a", "b"), ("", "")] * 12}, ValueError, "Row 1"),
         ({"backbones": []}, ValueError, "backbones is empty"),
         ({"backbones": "smollm2-135m"}, TypeError, "must be a list"),

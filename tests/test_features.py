@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from sklearn_irt import BackboneFeatures, IRTuningClassifier, make_frozen_baseline
 from sklearn_irt.pairs import Pair
-from sklearn_irt.pooled_states import rows_between_calls
+from sklearn_irt.pooled_states import POOLINGS, rows_between_calls
 from sklearn_irt.stack import read_depths
 from sklearn_irt.states_store import between_fits
 from sklearn_irt.windows import cut_into_windows
@@ -108,6 +108,12 @@ def test_a_long_text_in_windows_has_the_mean_of_their_features(make_features, ti
     expected = np.mean([pool_all(states[[1, 3]]) for states in hidden_states_of(tiny_llama, windows)], axis=0)
     np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-5)
     assert np.array_equal(found[0], make_features(**parameters).fit_transform(texts[:1])[0])
+
+
+@pytest.mark.parametrize("pooling", sorted(POOLINGS))
+def test_what_is_pooled_does_not_hold_on_to_the_states_of_the_other_tokens(pooling):
+    pooled = POOLINGS[pooling](torch.arange(800.0).reshape(200, 4))
+    assert pooled.untyped_storage().nbytes() == pooled.nbytes == 16
 
 
 def test_names_say_layer_pooling_and_unit_in_the_order_of_the_columns(make_features, rows):

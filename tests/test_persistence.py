@@ -246,6 +246,18 @@ class TestWhatComesBack:
         classifier = make_classifier(precision="bf16").fit(*revisions).set_params(precision="auto")
         assert saved_and_loaded(classifier, tmp_path / "saved").precision_ == "bf16"
 
+    def test_what_was_stored_before_a_row_could_have_many_labels_has_one(self, fitted, revisions, saved):
+        written = json.loads((saved / "classifier.json").read_text())
+        del written["fitted"]["multilabel_"]
+        (saved / "classifier.json").write_text(json.dumps(written))
+        change_manifest(saved)
+        unpickled, state = IRTuningClassifier(), fitted.__getstate__()
+        del state["multilabel_"]
+        unpickled.__setstate__(state)
+        for again in (IRTuningClassifier.load(saved), unpickled):
+            assert np.array_equal(again.predict_proba(revisions[0]), fitted.predict_proba(revisions[0]))
+            assert again.multilabel_ is False
+
 
 class TestWhatPeftOpens:
     @pytest.mark.parametrize("adapter", ["lora", "dora", "ia3"])
