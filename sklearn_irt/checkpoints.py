@@ -324,7 +324,7 @@ def describe_parameter(name: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if hasattr(value, "to_dict"):
-        return hash_of(sorted((key, str(setting)) for key, setting in value.to_dict().items()))
+        return hash_of(sorted((key, _write(setting)) for key, setting in value.to_dict().items()))
     if isinstance(value, np.random.RandomState):
         return hash_of(str(value.get_state(legacy=False)))
     text = re.sub(" at 0x[0-9a-f]+", "", _write(value))  # functions have another place in each process
@@ -332,6 +332,8 @@ def describe_parameter(name: str, value: Any) -> str:
 
 
 def _write(value: Any) -> str:
+    if isinstance(value, (set, frozenset)):  # their order is another one in each process
+        return f"{type(value).__name__}({sorted(map(repr, value))})"
     return f"{type(value).__name__}({value.get_params()})" if hasattr(value, "get_params") else repr(value)
 
 

@@ -281,7 +281,8 @@ class ConvergenceDisplay:
         if self.held_out_lines_:
             (held_out,) = self.ax_.plot([], [], color="0.5", marker="o", linestyle="--", label="held out, by epoch")
             lines.append(held_out)
-        self.ax_.legend(handles=lines)
+        for text in self.ax_.legend(handles=lines).get_texts():
+            text.set_parse_math(False)  # a dollar sign in a name is one
         if self.score_ax_ is not None:
             self.score_ax_.set_ylabel(f"Held-out {score}")
         lowest = self.ax_ if self.score_ax_ is None else self.score_ax_

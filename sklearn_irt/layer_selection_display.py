@@ -280,5 +280,5 @@ def correlate_ranks(layer_scores: NDArray[np.float64]) -> NDArray[np.float64]:
     for step, (before, after) in enumerate(pairwise(layer_scores), start=1):
         in_both = np.isfinite(before) & np.isfinite(after)
         if in_both.sum() > 1:
-            correlations[step] = kendalltau(before[in_both], after[in_both], method="asymptotic").statistic
+            correlations[step] = kendalltau(before[in_both], after[in_both]).statistic
     return correlations

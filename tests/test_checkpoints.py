@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -450,3 +451,15 @@ def test_unfinished_files_of_a_killed_process_are_removed(make_classifier, revis
         "step-000000004.safetensors",
         "step-000000008.safetensors",
     ]
+
+
+def test_a_set_in_a_parameter_is_the_same_in_another_process_where_it_has_another_order():
+    names = [f"layer_{number}" for number in range(99)]
+    first, second = next(pair for pair in combinations(names, 2) if str({*pair}) != str({pair[1], pair[0]}))
+
+    def describe(*targets):
+        set_alone = checkpoints.describe_parameter("stop_words", frozenset(targets))
+        return set_alone, checkpoints.describe_parameter("adapter", LoraConfig(target_modules=list(targets)))
+
+    assert describe(first, second) == describe(second, first)
+    assert not set(describe(first, second)) & set(describe(first))
