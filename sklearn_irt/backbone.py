@@ -236,11 +236,13 @@ def load_backbone(
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
-def forget_backbones() -> None:
-    """Let the next fit load its backbone anew, and free what no estimator holds any more."""
+def forget_backbones() -> bool:
+    """Let the next fit load its backbone anew, and say whether there was one to forget."""
     with _loading:
+        there_was_one = bool(_latest)
         _loaded.clear()
         _latest.clear()
+    return there_was_one
 
 
 def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:

@@ -28,10 +28,10 @@ _TEXTS = ["A first text.", "Another one."]
 
 def forget_earlier_fits() -> None:
     """Forget the backbones and prefix states that fits of this process share, and free what nobody holds any more."""
-    forget_backbones()
     between_fits.clear()
-    gc.collect()
-    give_back_memory()
+    if forget_backbones():
+        gc.collect()  # the nets that hold them are in cycles; it takes a good part of a second
+        give_back_memory()
 
 
 def pay_once(estimators: Iterable[BaseEstimator]) -> None:
