@@ -236,16 +236,19 @@ def load_backbone(
     return loaded if not len(dropped) else _without(loaded, tuple(int(layer) for layer in dropped))
 
 
-def forget_backbones() -> None:
-    """Let the next fit load its backbone anew, and free what no estimator holds any more."""
+def forget_backbones() -> bool:
+    """Let the next fit load its backbone anew, and say whether there was one to forget."""
     with _loading:
+        there_was_one = bool(_latest)
         _loaded.clear()
         _latest.clear()
+    return there_was_one
 
 
 def forget_latest() -> None:
     """Let the backbone that was loaded last go, unless something else has it: the next may need the memory."""
-    _latest.clear()
+    with _loading:
+        _latest.clear()
 
 
 def _without(backbone: Backbone, dropped: tuple[int, ...]) -> Backbone:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
-from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
 from tqdm.auto import tqdm
 
 from .classifier import IRTuningClassifier
@@ -28,19 +28,18 @@ Measured = dict[tuple[str, int], dict[str, Any]]
 """What was measured, by estimator and split."""
 
 
-@validate_params(
-    {
-        "estimators": [Mapping, list, tuple],
-        "scoring": [str, callable, list, tuple, set, dict, None],
-        "cv": ["cv_object"],
-        "classifier": [IRTuningClassifier, None],
-        "results_file": [str, os.PathLike, None],
-        "error_score": [StrOptions({"raise"}), np.nan],
-        "return_splits": ["boolean"],
-        "verbose": ["verbose"],
-    },
-    prefer_skip_nested_validation=False,
-)
+_CONSTRAINTS: dict[str, Any] = {
+    "estimators": [Mapping, list, tuple],
+    "scoring": [str, callable, list, tuple, set, dict, None],
+    "cv": ["cv_object"],
+    "classifier": [IRTuningClassifier, None],
+    "results_file": [str, os.PathLike, None],
+    "error_score": [StrOptions({"raise"}), np.nan],
+    "return_splits": ["boolean"],
+    "verbose": ["verbose"],
+}
+
+
 def compare(
     estimators: Any,
     X: Any,
@@ -159,40 +158,55 @@ def compare(
     >>> from sklearn.dummy import DummyClassifier
     >>> from sklearn_irt import compare, load_sample_revisions, make_edit_baseline
     >>> X, y = load_sample_revisions(return_X_y=True)
-    >>> table = compare({"most frequent": DummyClassifier(), "edits": make_edit_baseline()}, X, y)
-    >>> table[["f1_macro", "f1_macro_difference"]].round(2)
-                   f1_macro  f1_macro_difference
-    estimator
-    most frequent      0.11                  NaN
-    edits              0.48                 0.36
+    >>> contenders = {"most frequent": DummyClassifier(), "edits": make_edit_baseline()}
+    >>> table = compare(contenders, X, y, cv=2)
+    >>> table["f1_macro"].round(2).to_dict()
+    {'most frequent': 0.07, 'edits': 0.51}
 
     With the LLM, which takes minutes:
 
     >>> contenders = {"edits": make_edit_baseline(), "IR-Tuning": "ir", "all layers": "full"}
     >>> compare(contenders, X, y, results_file="comparison.jsonl", verbose=1)  # doctest: +SKIP
     """
+    _check(
+        estimators=estimators,
+        scoring=scoring,
+        cv=cv,
+        classifier=classifier,
+        results_file=results_file,
+        error_score=error_score,
+        return_splits=return_splits,
+        verbose=verbose,
+    )
     contenders = _read_estimators(estimators, classifier)
     X, y, groups = indexable(X, y, groups)
     splits = _draw_splits(cv, X, y, groups)
     scorers = _read_scoring(scoring, contenders)
-    file, measured = _open_results(results_file, contenders, lambda: describe_comparison(X, y, splits, scoring))
+    described = {name: describe_estimator(estimator) for name, estimator in contenders.items()}
+    file = None if results_file is None else ResultsFile(results_file, describe_comparison(X, y, splits, scoring))
+    measured = {} if file is None else _find_measured(file.lines, described)
     missing = [(name, k) for k in range(len(splits)) for name in contenders if (name, k) not in measured]
-    steps = tqdm(missing, initial=len(measured), total=len(measured) + len(missing), unit="fit", disable=verbose < 1)
+    fits = tqdm(missing, initial=len(measured), total=len(measured) + len(missing), unit="fit", disable=verbose < 1)
     try:
-        with noticing_interrupts() as check_interrupted, steps:
+        with noticing_interrupts() as check_interrupted, fits:
             _pay_once({name: contenders[name] for name, _ in missing})
-            for name, k in steps:
-                steps.set_description(f"{name}, split {k + 1} of {len(splits)}")
-                with _failing(name, k, error_score, file):
+            for name, k in fits:
+                fits.set_description(f"{name}, split {k + 1} of {len(splits)}")
+                with _answering_errors(name, k, error_score, file):
                     one = measure_split(clone(contenders[name]), scorers[name], X, y, splits[k], check_interrupted)
                     measured[name, k] = one
                     if file is not None:
-                        file.append({"estimator": name, "split": k, **_describe(contenders[name]), **one})
+                        file.append({"estimator": name, "parameters": described[name], "split": k, **one})
     except KeyboardInterrupt:
         if not measured:
             raise
         _warn_of_interrupt(len(measured), len(splits) * len(contenders), file)
     return _sum_up(contenders, measured, return_splits=return_splits)
+
+
+def _check(**parameters: Any) -> None:
+    # Not by scikit-learn's decorator, which would blame compare for the parameters of the estimators.
+    validate_parameter_constraints(_CONSTRAINTS, parameters, "compare")
 
 
 def _read_estimators(estimators: Any, classifier: IRTuningClassifier | None) -> dict[str, Any]:
@@ -258,24 +272,14 @@ def _read_scoring(scoring: Any, contenders: Mapping[str, Any]) -> dict[str, Call
     return scorers
 
 
-def _open_results(
-    path: str | os.PathLike[str] | None, contenders: Mapping[str, Any], describe: Callable[[], dict[str, str]]
-) -> tuple[ResultsFile | None, Measured]:
-    """Open the file, if there is to be one, and find what it has of these estimators."""
-    if path is None:
-        return None, {}
-    file = ResultsFile(path, describe())
-    known = {name: _describe(estimator) for name, estimator in contenders.items()}
+def _find_measured(lines: Iterable[dict[str, Any]], described: Mapping[str, str]) -> Measured:
+    """Return what a file has of these estimators, with these parameters."""
     measured = {}
-    for line in file.lines:
-        name, k, parameters = line.pop("estimator"), line.pop("split"), line.pop("parameters")
-        if known.get(name) == {"parameters": parameters}:
+    for line in lines:
+        name, parameters, k = line.pop("estimator"), line.pop("parameters"), line.pop("split")
+        if described.get(name) == parameters:
             measured[name, k] = line
-    return file, measured
-
-
-def _describe(estimator: Any) -> dict[str, str]:
-    return {"parameters": describe_estimator(estimator)}
+    return measured
 
 
 def _pay_once(contenders: Mapping[str, Any]) -> None:
@@ -285,7 +289,7 @@ def _pay_once(contenders: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _failing(name: str, k: int, error_score: Any, file: ResultsFile | None) -> Iterator[None]:
+def _answering_errors(name: str, k: int, error_score: Any, file: ResultsFile | None) -> Iterator[None]:
     """Answer an error of a fit, or of what follows it, as ``error_score`` says."""
     try:
         yield

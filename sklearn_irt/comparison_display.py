@@ -54,9 +54,9 @@ class ComparisonDisplay:
     >>> from sklearn_irt import ComparisonDisplay, load_sample_revisions, make_edit_baseline
     >>> X, y = load_sample_revisions(return_X_y=True)
     >>> contenders = {"most frequent": DummyClassifier(), "edits": make_edit_baseline()}
-    >>> display = ComparisonDisplay.from_estimators(contenders, X, y, cv=3)
-    >>> display.ax_.get_ylabel()
-    'f1_macro'
+    >>> display = ComparisonDisplay.from_estimators(contenders, X, y, cv=2)
+    >>> [text.get_text() for text in display.texts_]
+    ['most frequent', 'edits']
     """
 
     def __init__(self, table: pd.DataFrame, *, score: str, cost: str = "fit_seconds") -> None:

@@ -44,7 +44,7 @@ def describe_comparison(X: Any, y: Any, splits: Sequence[Any], scoring: Any) -> 
         "y": joblib.hash(_plain(y)),
         "the splits of cv": joblib.hash([[rows.tolist() for rows in split] for split in splits]),
     }
-    description = describe_fit({"scoring": _describe(scoring)}, data, ())
+    description = describe_fit({"scoring": scoring if isinstance(scoring, str) else _describe(scoring)}, data, ())
     del description["the files of the backbone"]  # each estimator has its own
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {**description, "the version of scikit-learn": sklearn.__version__, "the processor": processor() + gpu}

@@ -29,11 +29,11 @@ _TEXTS = ["A first text.", "Another one."]
 
 def forget_earlier_fits() -> None:
     """Forget the backbones, prefix states and features that the fits of this process share, and free their memory."""
-    forget_backbones()
     between_fits.clear()
     rows_between_calls.clear()
-    gc.collect()
-    give_back_memory()
+    if forget_backbones():
+        gc.collect()  # the nets that hold them are in cycles; it takes a good part of a second
+        give_back_memory()
 
 
 def pay_once(estimators: Iterable[BaseEstimator]) -> None:
