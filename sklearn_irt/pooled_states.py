@@ -1,6 +1,8 @@
 """Pools the hidden states of a frozen backbone into a row a text, and keeps the rows for later calls."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from .partial_model import enter, share_weights, start_at, watch_layers
 from .prefix import PrefixStates, compute_prefix_states, describe_arithmetic
 from .rotary_attention import quicken_rotary_attention
 from .stack import drop_upper_layers, get_layers
-from .states_store import StatesInMemory, StatesKey, between_fits
+from .states_store import StatesInMemory, between_fits
 
 POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "last": lambda states: states[-1].clone(),  # a view would keep all the tokens of its batch in memory
@@ -25,6 +27,15 @@ POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _TEXTS_TOGETHER = 1024
 # A tenth of a million rows of one layer of SmolLM2-135M: a grid search transforms the same texts again and again.
 rows_between_calls = StatesInMemory(2**28)
+
+
+class RowKey(NamedTuple):
+    """What the row of a text depends on."""
+
+    name: str
+    """Backbone, layers and poolings."""
+    token_ids: bytes
+    """The text. As Python's own integers its tokens would take more memory than the row."""
 
 
 def read_poolings(pooling: str | Sequence[str]) -> list[str]:
@@ -72,7 +83,8 @@ def pool_states(
         For each layer, each pooling. A row does not depend on what other texts there are.
     """
     name = f"{describe_arithmetic(backbone)}, {'+'.join(poolings)} after {layers}"
-    keys = [StatesKey(name, layers[0], tuple(ids)) for ids in token_ids]
+    keys = [RowKey(name, array("I", ids).tobytes()) for ids in token_ids]
+    text_of = dict(zip(keys, token_ids, strict=True))
     known = {key: row for key in keys if (row := rows_between_calls.get(key)) is not None}
     # In their order by length, batches are as full as they can be.
     new = sorted({key for key in keys if key not in known}, key=lambda key: (len(key.token_ids), key.token_ids))
@@ -80,7 +92,7 @@ def pool_states(
         # Not all at once: the states of a hundred thousand texts would fill a laptop's memory.
         for start in range(0, len(new), _TEXTS_TOGETHER):
             texts = new[start : start + _TEXTS_TOGETHER]
-            rows = _pool(backbone, [list(key.token_ids) for key in texts], layers, poolings, memory)
+            rows = _pool(backbone, [text_of[key] for key in texts], layers, poolings, memory)
             known |= {key: rows_between_calls.put(key, row) for key, row in zip(texts, rows, strict=True)}
             bar.update(len(texts))
     return torch.stack([known[key] for key in keys]).numpy()

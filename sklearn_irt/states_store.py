@@ -4,7 +4,7 @@ import os
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -59,17 +59,17 @@ class StatesInMemory:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self.n_bytes = 0
-        self._states: OrderedDict[StatesKey, torch.Tensor] = OrderedDict()
+        self._states: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: StatesKey) -> torch.Tensor | None:
+    def get(self, key: Hashable) -> torch.Tensor | None:
         """Return the states of a text, or None."""
         with self._lock:
             if key in self._states:
                 self._states.move_to_end(key)
             return self._states.get(key)
 
-    def put(self, key: StatesKey, states: torch.Tensor) -> torch.Tensor:
+    def put(self, key: Hashable, states: torch.Tensor) -> torch.Tensor:
         """Keep the states of a text, and return them."""
         with self._lock:
             if key not in self._states:

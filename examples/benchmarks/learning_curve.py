@@ -73,17 +73,16 @@ def run_once(results: Path, name: str, seed: int, sizes: list[int], parts: Any) 
 
 def measure(estimator: Any, seed: int, sizes: list[int], X: Any, y: Any, X_dev: Any, y_dev: Any) -> dict[str, Any]:
     split = nested_order(y, sizes, seed), len(y) + np.arange(len(y_dev))
-    _, train_scores, dev_scores, fit_seconds, _ = learning_curve(
+    _, train_scores, dev_scores = learning_curve(
         estimator,
         pd.concat([X, X_dev], ignore_index=True),
         pd.concat([y, y_dev], ignore_index=True),
         train_sizes=sizes,
         cv=[split],
         scoring="f1_macro",
-        return_times=True,
         error_score="raise",
     )
-    figures = {"train_macro_f1": train_scores, "dev_macro_f1": dev_scores, "fit_seconds": fit_seconds}
+    figures = {"train_macro_f1": train_scores, "dev_macro_f1": dev_scores}
     return {name: values[:, 0].round(4).tolist() for name, values in figures.items()}
 
 
@@ -98,7 +97,7 @@ def nested_order(y: Any, sizes: list[int], seed: int) -> np.ndarray:
 
 def print_table(runs: list[dict[str, Any]]) -> None:
     """Print mean and deviation over the seeds."""
-    columns = ["sizes", "train_macro_f1", "dev_macro_f1", "fit_seconds"]
+    columns = ["sizes", "train_macro_f1", "dev_macro_f1"]
     points = pd.DataFrame(runs).explode(columns).astype({"sizes": int, **dict.fromkeys(columns[1:], float)})
     groups = points.groupby(["sizes", "contender"], sort=False)
     table = groups[columns[1:]].mean().round(3)
