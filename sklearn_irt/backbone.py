@@ -239,7 +239,7 @@ def load_backbone(
 def forget_backbones() -> bool:
     """Let the next fit load its backbone anew, and say whether there was one to forget."""
     with _loading:
-        there_was_one = bool(_latest)
+        there_was_one = bool(_latest or len(_loaded))
         _loaded.clear()
         _latest.clear()
     return there_was_one

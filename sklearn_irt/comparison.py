@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .classifier import IRTuningClassifier
 from .comparison_results import ResultsFile, describe_comparison, describe_estimator
-from .comparison_table import tabulate, tabulate_splits
+from .comparison_table import check_score_names, tabulate, tabulate_splits
 from .fresh_start import parts_of, pay_once
 from .interrupts import noticing_interrupts
 from .measured_split import Split, measure_split
@@ -189,10 +189,10 @@ def compare(
     fits = tqdm(missing, initial=len(measured), total=len(measured) + len(missing), unit="fit", disable=verbose < 1)
     try:
         with noticing_interrupts() as check_interrupted, fits:
-            _pay_once({name: contenders[name] for name, _ in missing})
+            _pay_once({name: contenders[name] for name, _ in missing}, check_interrupted)
             for name, k in fits:
                 fits.set_description(f"{name}, split {k + 1} of {len(splits)}")
-                with _answering_errors(name, k, error_score, file):
+                with _answering_errors(name, k, error_score, file, check_interrupted):
                     one = measure_split(clone(contenders[name]), scorers[name], X, y, splits[k], check_interrupted)
                     measured[name, k] = one
                     if file is not None:
@@ -269,6 +269,8 @@ def _read_scoring(scoring: Any, contenders: Mapping[str, Any]) -> dict[str, Call
         with _about(name):
             # Of a list the scorer gives names to the scores.
             scorers[name] = check_scoring(estimator, [scoring] if isinstance(scoring, str) else scoring)
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        check_score_names(scoring)
     return scorers
 
 
@@ -282,18 +284,22 @@ def _find_measured(lines: Iterable[dict[str, Any]], described: Mapping[str, str]
     return measured
 
 
-def _pay_once(contenders: Mapping[str, Any]) -> None:
+def _pay_once(contenders: Mapping[str, Any], check_interrupted: Callable[[], None]) -> None:
     for name, estimator in contenders.items():
         with _about(name):
             pay_once([estimator])
+        check_interrupted()
 
 
 @contextmanager
-def _answering_errors(name: str, k: int, error_score: Any, file: ResultsFile | None) -> Iterator[None]:
+def _answering_errors(
+    name: str, k: int, error_score: Any, file: ResultsFile | None, check_interrupted: Callable[[], None]
+) -> Iterator[None]:
     """Answer an error of a fit, or of what follows it, as ``error_score`` says."""
     try:
         yield
     except Exception as error:
+        check_interrupted()  # some make another error of it
         what = f"{name!r} failed on split {k + 1}: {type(error).__name__}: {error}"
         if error_score != "raise":
             warnings.warn(f"{what}\nThe split does not count.", FitFailedWarning, stacklevel=4)

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from .comparison import compare
+from .displays import open_axes
 
 _COSTS = {
     "fit_seconds": "Seconds of a fit",
@@ -157,15 +158,13 @@ default="fit_seconds"
         self : ComparisonDisplay
             With the drawing's attributes.
         """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
+        ax = open_axes(ax, f"{type(self).__name__}.plot")
         self.ax_, self.figure_ = ax, ax.figure
         drawn = self.table.dropna(subset=[self.score, self.cost])
         self.points_ = [self._draw_point(row, errorbar_kwargs or {}) for _, row in drawn.iterrows()]
-        ax.set(xscale="log", xlabel=_COSTS[self.cost], ylabel=f"{self.score} (mean and deviation of the splits)")
+        # A logarithmic axis has no place for a cost of 0, such as the memory of what needs hardly any.
+        scale = "log" if (drawn[self.cost] > 0).all() else "linear"
+        ax.set(xscale=scale, xlabel=_COSTS[self.cost], ylabel=f"{self.score} (mean and deviation of the splits)")
         ax.margins(x=0.1, y=0.1)
         self.texts_ = _write_beside(ax, self.points_, drawn.index)
         return self
@@ -189,7 +188,12 @@ def _write_beside(ax: Any, points: Sequence[Any], names: Iterable[str]) -> list[
     texts = []
     for point, name in zip(points, names, strict=True):
         text = ax.annotate(
-            name, _middle(point), _PLACES[0], textcoords="offset points", color=point.lines[0].get_color()
+            name,
+            _middle(point),
+            _PLACES[0],
+            textcoords="offset points",
+            color=point.lines[0].get_color(),
+            parse_math=False,
         )
         place = min(_PLACES, key=lambda place: _covered(_move(text, place), taken, ax.bbox))
         taken.append(_move(text, place))

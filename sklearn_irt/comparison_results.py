@@ -14,7 +14,10 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 
+from .backbone_files import cached_commit, file_times, locate_backbone
 from .checkpoints import describe_differences, describe_fit, describe_parameter, hash_of
+from .classifier import IRTuningClassifier
+from .features import BackboneFeatures
 from .prefix import processor
 
 _KIND = "results of sklearn_irt.compare"
@@ -58,6 +61,8 @@ def _plain(rows: Any) -> Any:
 def describe_estimator(estimator: BaseEstimator) -> str:
     """Return a hash of the kind and the parameters of an estimator, and of what it holds, but ``verbose``.
 
+    Of a backbone in a folder the names, sizes and times of its files count, too.
+
     Functions, and objects without parameters, count by their name alone.
     """
     return hash_of(_describe(estimator))
@@ -67,7 +72,8 @@ def _describe(value: Any) -> Any:
     if hasattr(value, "get_params") and not isinstance(value, type):
         parameters = value.get_params(deep=False).items()
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return [kind, {name: _describe_named(name, value) for name, value in parameters if name != "verbose"}]
+        described = {name: _describe_named(name, value) for name, value in parameters if name != "verbose"}
+        return [kind, described, _describe_backbone(value)]
     if isinstance(value, Mapping):
         return {str(name): _describe_named(str(name), entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -75,6 +81,14 @@ def _describe(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return joblib.hash(value)  # its text may leave most of it out
     return describe_parameter("", value)
+
+
+def _describe_backbone(estimator: Any) -> list[Any]:
+    """Return which files the backbone of an estimator has, if it has one: the same name may be of others by then."""
+    if not isinstance(estimator, (IRTuningClassifier, BackboneFeatures)):
+        return []
+    location = locate_backbone(estimator.backbone)
+    return [file_times(location), cached_commit(location, estimator.backbone_options)]
 
 
 def _describe_named(name: str, value: Any) -> Any:

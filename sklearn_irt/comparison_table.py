@@ -1,6 +1,7 @@
 """Makes the table of a comparison from what was measured on each split."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,17 @@ import pandas as pd
 from .resampled_t_test import corrected_resampled_t_test
 
 _COSTS = ("fit_seconds", "predict_seconds")
+_OTHER_COLUMNS = ("peak_memory_mb", "peak_gpu_memory_mb", "trained_parameters", "n_train", "n_test", "n_splits")
+
+
+def check_score_names(names: Iterable[str]) -> None:
+    """Refuse with a ValueError names of scores of which another column of the table would have one."""
+    names = list(names)
+    columns = Counter([*names, *_COSTS, *(f"{cost}_std" for cost in _COSTS), *_OTHER_COLUMNS])
+    columns.update(f"{name}_{figure}" for name in names for figure in ("std", "difference", "p_value"))
+    taken = [name for name in names if columns[name] > 1]
+    if taken:
+        raise ValueError(f"scoring must not name a score {taken[0]!r}: another column of the table has this name.")
 
 
 def tabulate_splits(measured: Mapping[tuple[str, int], Mapping[str, Any]]) -> pd.DataFrame:
@@ -73,8 +85,8 @@ def _sum_up(splits: pd.DataFrame, reference: pd.DataFrame, scores: Sequence[str]
 def _contrast(splits: pd.DataFrame, reference: pd.DataFrame, score: str) -> dict[str, float]:
     """Compare the scores of two estimators on the splits that both have."""
     both = splits.index.intersection(reference.index)
-    differences = splits.loc[both, score] - reference.loc[both, score]
-    sizes = splits.loc[both, "n_train"], splits.loc[both, "n_test"]
+    differences = (splits.loc[both, score] - reference.loc[both, score]).dropna()
+    sizes = splits.loc[differences.index, "n_train"], splits.loc[differences.index, "n_test"]
     return {
         f"{score}_difference": differences.mean(),
         f"{score}_p_value": corrected_resampled_t_test(differences, *sizes),

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
+from .comparison_table import check_score_names
 from .fresh_start import forget_earlier_fits
 from .peak_memory import PeakMemory
 
@@ -65,6 +66,7 @@ def measure_split(
 
 def _read_scores(scores: Any, score: Callable[..., Any]) -> dict[str, float]:
     scores = dict(scores) if isinstance(scores, Mapping) else {"score": scores}
+    check_score_names(scores)
     for name, value in scores.items():
         if not isinstance(value, Real):
             raise ValueError(f"scoring: {name!r} must be a number, but {score!r} returned {value!r:.80}.")

@@ -1,6 +1,8 @@
 """compare: every estimator on the same splits, what it costs alone, and nothing lost that was measured."""
 
 import json
+import os
+import shutil
 import signal
 import time
 
@@ -253,6 +255,23 @@ class TestTTest:
 
 
 class TestCosts:
+    def test_a_second_rival_on_the_same_frozen_features_computes_them_anew(
+        self, tiny_llama, revisions, runs, monkeypatch
+    ):
+        n_runs = []
+
+        def measure(*arguments):
+            before = len(runs)
+            measured = measure_split(*arguments)
+            n_runs.append(len(runs) - before)
+            return measured
+
+        monkeypatch.setattr("sklearn_irt.comparison.measure_split", measure)
+        frozen = make_frozen_baseline(tiny_llama, precision="fp32")
+        cv = StratifiedShuffleSplit(1, test_size=10, random_state=0)
+        compare({"one": frozen, "other": frozen}, *first_rows(revisions), cv=cv)
+        assert n_runs[0] == n_runs[1] > 0
+
     def test_each_fit_loads_its_backbone_and_computes_its_states_anew(
         self, make_classifier, tiny_llama, revisions, runs, monkeypatch
     ):
@@ -345,6 +364,18 @@ class TestResultsFile:
         compare(two, *rows, cv=2, results_file=file)
         assert len(fits) == before
 
+    def test_another_backbone_in_the_same_folder_is_measured_anew(self, tiny_llama, revisions, file, tmp_path):
+        folder = shutil.copytree(tiny_llama, tmp_path / "backbone")
+        call = dict(zip("Xy", first_rows(revisions), strict=True), cv=2, results_file=file)
+        frozen = {"frozen": make_frozen_baseline(str(folder), precision="fp32")}
+        compare(frozen, **call)
+        assert len(file.read_text().splitlines()) == 1 + 2
+        compare(frozen, **call)
+        assert len(file.read_text().splitlines()) == 1 + 2
+        os.utime(folder / "model.safetensors", ns=(1, 1))
+        compare(frozen, **call)
+        assert len(file.read_text().splitlines()) == 1 + 4
+
     def test_a_changed_parameter_within_an_estimator_counts_but_verbose_does_not(self, rows, file):
         def contender(**parameters):
             return {"a": make_pipeline(TfidfVectorizer(analyzer=len_of), LogisticRegression(**parameters))}
@@ -430,6 +461,34 @@ class TestInterruption:
         assert written == ["prior", "llm", "prior"]
         assert compare(contenders, **call)["n_splits"].tolist() == [2, 2]
 
+    def test_one_that_comes_while_the_weights_are_first_looked_at_ends_it_before_a_fit(
+        self, make_classifier, revisions, ctrl_c, runs
+    ):
+        ctrl_c(1)
+        with pytest.raises(KeyboardInterrupt):
+            compare({"llm": "ir"}, *first_rows(revisions), cv=2, classifier=make_classifier(batch_size=8))
+        n_after_the_trial = len(runs)
+        compare({"a": DummyClassifier()}, *first_rows(revisions), cv=2)
+        assert len(runs) == n_after_the_trial < 40  # of two texts; a fit runs more
+
+    def test_an_estimator_that_makes_another_error_of_it_does_not_hide_it(self, rows, fits):
+        class Hides(Logged):
+            def fit(self, X, y, sample_weight=None):
+                super().fit(X, y)
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt as error:
+                    raise RuntimeError("stopped") from error
+
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.warns(UserWarning, match="interrupted after 1 of 4 fits"):
+                table = compare({"a": Logged("a"), "b": Hides("b")}, *rows, cv=2, error_score=np.nan)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        assert table["n_splits"].tolist() == [1, 0]
+        assert [label for label, _ in fits] == ["a", "b"]
+
     def test_it_is_passed_on_where_nothing_was_measured(self, make_classifier, revisions, ctrl_c):
         ctrl_c(1 + 2)
         with pytest.warns(UserWarning, match="Training was interrupted"), pytest.raises(KeyboardInterrupt):
@@ -438,6 +497,12 @@ class TestInterruption:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("name", ["fit_seconds", "n_splits", "s_std", "s_p_value"])
+    def test_a_score_by_the_name_of_another_column_is_refused_before_a_fit(self, rows, two, fits, name):
+        with pytest.raises(ValueError, match=f"must not name a score '{name}'"):
+            compare(two, *rows, cv=2, scoring={"s": "accuracy", name: "f1_macro"})
+        assert not fits
+
     def test_the_error_names_estimator_and_split_and_the_file_keeps_the_others(self, rows, fits, file):
         contenders = {"a": Logged("a"), "b": Logged("b", fails_at=4)}
         message = r"'b' failed on split 2: ValueError: no memory left\n.*results.jsonl has what was measured"

@@ -104,3 +104,11 @@ def test_from_estimators_compares_and_keeps_the_table():
     display = ComparisonDisplay.from_estimators(contenders, X, y, scoring=["accuracy", "f1_macro"], cv=2)
     assert display.score == "accuracy"
     assert_allclose(places(display), display.table[["fit_seconds", "accuracy"]])
+
+
+def test_a_cost_of_nothing_is_drawn_on_a_linear_axis_and_a_name_is_no_formula(table):
+    costless = table[:2].rename(index={"edits": "$x_$"}).assign(fit_seconds=[0.0, 3.0])
+    display = ComparisonDisplay.from_comparison(costless)
+    display.figure_.canvas.draw()
+    assert display.ax_.get_xscale() == "linear"
+    assert [text.get_text() for text in display.texts_] == ["$x_$", "frozen features of an LLM"]
