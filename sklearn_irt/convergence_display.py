@@ -260,7 +260,7 @@ class ConvergenceDisplay:
         for number, (name, curve) in enumerate(self.curves.items()):
             at = curve.seconds if x == "seconds" else np.arange(1, len(curve.losses) + 1)
             means = running_mean(curve.losses, window)
-            faint = {"color": f"C{number}", "alpha": 0.2, "linewidth": 0.8}
+            faint = {"color": f"C{number}", "alpha": 0.3, "linewidth": 0.8}
             (self.batch_lines_[name],) = self.ax_.plot(at, curve.losses, **faint)
             (self.loss_lines_[name],) = self.ax_.plot(at, means, color=f"C{number}", label=name)
         self.ax_.set_ylabel("Loss" if window == 1 else f"Loss (mean of {window} steps)")

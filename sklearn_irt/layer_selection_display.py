@@ -12,9 +12,9 @@ from scipy.stats import kendalltau
 from .displays import check_fitted_classifier, divide, open_axes, running_mean
 
 # More would be narrower than a pixel where the figure is as wide as a notebook.
-_MOST_COLUMNS = 300
+_MOST_COLUMNS = 200
 # Of the height of a row: what a layer takes that trained at each step of a column, and the least that can be seen.
-_ROW, _SLIVER = 0.86, 0.12
+_ROW, _SLIVER = 0.86, 0.3
 
 
 class LayerSelectionDisplay:
@@ -62,7 +62,7 @@ class LayerSelectionDisplay:
 
     Notes
     -----
-    At most 300 columns are drawn. Where there are more steps, a column stands for several: the height of a cell is then
+    At most 200 columns are drawn. Where there are more steps, a column stands for several: the height of a cell is then
     the share of them at which the layer trained, but never so small that it could not be seen, and its colour is the
     mean score of those. Shares and correlation are of single steps all the same.
 
@@ -98,7 +98,7 @@ class LayerSelectionDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, *, ax: Any = None, cmap: Any = "viridis", norm: Any = None
+        cls, estimator: Any, *, ax: Any = None, cmap: Any = None, norm: Any = None
     ) -> LayerSelectionDisplay:
         """Draw the layer selection of a fitted classifier.
 
@@ -108,7 +108,7 @@ class LayerSelectionDisplay:
             A fitted one.
         ax : matplotlib Axes, default=None
             As in :meth:`plot`.
-        cmap : str or matplotlib Colormap, default="viridis"
+        cmap : str or matplotlib Colormap, default=None
             As in :meth:`plot`.
         norm : str or matplotlib Normalize, default=None
             As in :meth:`plot`.
@@ -148,15 +148,16 @@ class LayerSelectionDisplay:
         )
         return display.plot(ax, cmap=cmap, norm=norm)
 
-    def plot(self, ax: Any = None, *, cmap: Any = "viridis", norm: Any = None) -> LayerSelectionDisplay:
+    def plot(self, ax: Any = None, *, cmap: Any = None, norm: Any = None) -> LayerSelectionDisplay:
         """Draw it.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Gets the layers by steps; the other parts take their room from it. None makes a new figure.
-        cmap : str or matplotlib Colormap, default="viridis"
-            Colours of the scores.
+        cmap : str or matplotlib Colormap, default=None
+            Colours of the scores. None is viridis without its darkest and lightest ends, which would be lost on a dark
+            or light ground.
         norm : str or matplotlib Normalize, default=None
             What maps scores to colours, for example "log"; None is linear from the smallest to the largest.
 
@@ -183,12 +184,11 @@ class LayerSelectionDisplay:
         return self
 
     def _make_room(self, is_ranked: bool) -> None:
-        cells = divide(self.ax_, (4, 1) if is_ranked else (1,), (6, 1))
+        cells = divide(self.ax_, (3, 1) if is_ranked else (1,), (5, 1))
         self.share_ax_ = self.figure_.add_subplot(cells[0, 1], sharey=self.ax_)
         self.correlation_ax_ = self.figure_.add_subplot(cells[1, 0], sharex=self.ax_) if is_ranked else None
 
     def _draw_cells(self, cmap: Any, norm: Any) -> None:
-        from matplotlib import colormaps
         from matplotlib.collections import PolyCollection
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -200,7 +200,7 @@ class LayerSelectionDisplay:
         self.cells_ = PolyCollection(
             list(np.moveaxis(np.array(corners, dtype=np.float64), 2, 0)),
             array=np.ma.masked_invalid(scores[columns, rows]),
-            cmap=colormaps.get_cmap(cmap).with_extremes(bad="C0"),
+            cmap=_choose_colours(cmap).with_extremes(bad="C0"),
             norm=norm,
             linewidths=0,
             antialiaseds=False,  # a seam would be seen between cells
@@ -213,7 +213,12 @@ class LayerSelectionDisplay:
         self.colorbar_ = None
         if np.isfinite(scores).any():
             self.colorbar_ = self.figure_.colorbar(
-                self.cells_, ax=[self.ax_, self.share_ax_], location="top", aspect=40, label=self.score_name
+                self.cells_,
+                ax=[self.ax_, self.share_ax_],
+                location="top",
+                aspect=40,
+                format="%.3g",
+                label=self.score_name,
             )
 
     def _columns(self) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
@@ -241,7 +246,11 @@ class LayerSelectionDisplay:
         shares = self.active_layers.mean(axis=0)
         self.bars_ = self.share_ax_.barh(np.arange(len(shares)), shares, height=_ROW, color="C0")
         self.share_ax_.tick_params(labelleft=False, left=False)
-        self.share_ax_.set(xlim=(0, 1), xticks=[0, 1], xticklabels=["0", "100%"], xlabel="of steps")
+        self.share_ax_.set(xlim=(0, 1), xticks=[1])
+        self.share_ax_.set_xticklabels(["100%"], ha="right")
+        self.share_ax_.set_xlabel("of steps", loc="right")
+        # Below it is an empty cell; at the right nothing sticks out.
+        self.share_ax_.xaxis.set_in_layout(self.correlation_ax_ is None)
 
     def _draw_correlation(self) -> None:
         ax: Any = self.correlation_ax_
@@ -252,6 +261,15 @@ class LayerSelectionDisplay:
         (self.correlation_mean_line_,) = ax.plot(middles, means, "C0")
         ax.set(ylim=(min(0, np.nanmin(self.rank_correlation)) - 0.05, 1.05), ylabel="Rank\ncorrelation")
         ax.grid(axis="y", alpha=0.3)
+
+
+def _choose_colours(cmap: Any) -> Any:
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    if cmap is not None:
+        return colormaps.get_cmap(cmap)
+    return ListedColormap(colormaps["viridis"](np.linspace(0.2, 0.95, 256)))
 
 
 def correlate_ranks(layer_scores: NDArray[np.float64]) -> NDArray[np.float64]:
