@@ -64,6 +64,7 @@ for name, marker in zip(backbones, "os", strict=True):
 for row in ranking.itertuples():
     ax.annotate(row.layer, (row.score, row.macro_f1), xytext=(5, -4), textcoords="offset points")
 ax.set(xlabel="LogME", ylabel="Macro-F1, cross-validated")
+ax.margins(x=0.08)
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False)
 plt.show()
