@@ -4,8 +4,8 @@ Does the LLM pay?
 
 Is a fine-tuned LLM better than its own frozen features on *these* texts, are those better than words and a logistic
 regression, by how much, and what does each cost? :func:`~sklearn_irt.compare` answers in one call. Here it compares on
-the sample corpus, with a small encoder so that it takes a minute; a decoder of 135 million parameters, the default, is
-better and takes ten times as long.
+200 pairs of the sample corpus, with a small encoder, so that it takes a minute or two;
+``examples/benchmarks/comparison.py`` does the same with the default backbone on 800 pairs, in about an hour.
 """
 
 # %%
