@@ -4,6 +4,8 @@ import copy
 import pickle
 import sys
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -24,15 +26,12 @@ from sklearn_irt.convergence_display import FitCurve
 from sklearn_irt.displays import running_mean
 from sklearn_irt.layer_selection_display import correlate_ranks
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
 DISPLAYS = [LayerSelectionDisplay.from_estimator, ConvergenceDisplay.from_estimator]
 
 
 @pytest.fixture(autouse=True)
 def _no_figures():
+    mpl.use("agg")
     yield
     plt.close("all")
 
@@ -109,6 +108,10 @@ class TestLayerSelection:
     def test_rank_correlation_is_not_known_of_less_than_two_scored_layers(self):
         assert np.isnan(correlate_ranks(np.array([[np.inf, 1.0], [2.0, 1.0], [np.nan, np.nan]]))).all()
 
+    @pytest.mark.parametrize(("after", "expected"), [([0.3, 0.4], 1), ([0.4, 0.3], -1), ([0.3, 0.3], np.nan)])
+    def test_the_ranking_of_two_layers_stayed_or_turned_round(self, after, expected):
+        np.testing.assert_equal(correlate_ranks(np.array([[0.1, 0.2], after])), [np.nan, expected])
+
     def test_the_number_that_stands_for_an_unseen_layer_is_no_score(self, fitted):
         reference = copy.copy(fitted)
         reference.selection_ = GradientNormSelection(variant="reference")
@@ -124,7 +127,7 @@ class TestLayerSelection:
         assert display.colorbar_ is display.correlation_ax_ is display.correlation_line_ is None
         assert len(display.cells_.get_paths()) == 3
         display.figure_.canvas.draw()
-        assert {tuple(color) for color in display.cells_.get_facecolor()} == {matplotlib.colors.to_rgba("C0")}
+        assert {tuple(color) for color in display.cells_.get_facecolor()} == {mpl.colors.to_rgba("C0")}
         assert display.ax_.get_xlabel() == "Step"
 
     def test_a_single_step_of_thousands_is_seen_and_not_overstated(self):
@@ -262,6 +265,16 @@ class TestConvergence:
         with pytest.raises(ValueError, match=message):
             ConvergenceDisplay(curves=curves).plot(**arguments)
         assert not plt.get_fignums()
+
+    @pytest.mark.parametrize("name", ["$5 against $6", "$x_$"])
+    def test_a_name_is_written_to_the_letter(self, name):
+        steps = np.array([1.0, 2.0])
+        curve = FitCurve(steps, steps, np.array([2]), np.array([2.0]), {})
+        display = ConvergenceDisplay(curves={name: curve}).plot()
+        display.figure_.canvas.draw()
+        (text,) = display.ax_.get_legend().get_texts()
+        assert text.get_text() == name
+        assert not text.get_parse_math()
 
     def test_classifiers_come_in_a_dict(self, fitted):
         with pytest.raises(TypeError, match="takes a dict of classifiers by name, not list"):
