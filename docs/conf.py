@@ -69,6 +69,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "show_memory": False,
     "min_reported_time": 1,
+    "parallel": 2,  # with a thread each, which small products use better than two
     "download_all_examples": False,
     "remove_config_comments": True,
 }

@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from sklearn_irt import EditsDisplay, IRTuningClassifier, explain_edits, load_sample_revisions, make_edit_baseline
 
 X, y = load_sample_revisions(return_X_y=True, as_frame=True)
-X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, stratify=y, random_state=0)
+X_train, X_test, y_train, y_test = train_test_split(X, y, train_size=200, test_size=60, stratify=y, random_state=0)
 clf = IRTuningClassifier(n_layers=12, candidate_layers=4, selection="full", random_state=0).fit(X_train, y_train)
 clf.score(X_test, y_test)
 
@@ -51,7 +51,7 @@ figure = EditsDisplay.from_explanation(many_edits, X_test).plot(row=rows[0]).fig
 # Of a whole corpus
 # -----------------
 # Because an explanation is a table, questions about all pairs are a line of pandas. Is a class recognised by what was
-# added, by what was deleted, or by what was replaced? A hundred pairs are too few to be sure of any of these means.
+# added, by what was deleted, or by what was replaced? Sixty pairs are too few to be sure of any of these means.
 
 kind = np.select([explanation["before"] == "", explanation["after"] == ""], ["added", "deleted"], "replaced")
 explanation.groupby(["predicted", kind])["fall"].agg(["mean", "size"]).round(2)
