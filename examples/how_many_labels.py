@@ -9,7 +9,8 @@ ITERATER.
 
 # %%
 # 300 pairs are drawn to learn from and 100 to be judged on; a smaller size takes the first of the 300. One draw says
-# little: give the splitter more, and the picture gets bands of one standard deviation. Of the 30 layers of SmolLM2 the lower 12 run, and two of these train, which is quick enough to follow.
+# little: give the splitter more, and the picture gets bands of one standard deviation. Of the 30 layers of SmolLM2 the
+# lower 12 run, and two of these train, which is quick enough to follow.
 
 import pandas as pd
 from matplotlib import pyplot as plt
