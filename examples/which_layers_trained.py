@@ -36,12 +36,11 @@ refreshed = IRTuningClassifier(
 LayerSelectionDisplay.from_estimator(refreshed)
 
 # %%
-# How often the set of layers in training changed from one step to the next, in the second half of the fit:
+# How many steps ago the norm was measured that is the oldest in the last ranking:
 
 for name, classifier in {"ir": paper, "refresh=10": refreshed}.items():
-    late = classifier.active_layers_[len(classifier.active_layers_) // 2 :]
-    changed = (late[1:] != late[:-1]).any(axis=1)
-    print(f"{name}: {changed.mean():.0%} of the steps")
+    steps_since = classifier.active_layers_[::-1].argmax(axis=0)
+    print(f"{name}: {steps_since.max()} steps, that of layer {classifier.candidate_layers_[steps_since.argmax()]}")
 
 # %%
 # Both displays in one figure: an ``ax`` is divided among the parts of a display.
