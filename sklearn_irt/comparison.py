@@ -304,7 +304,7 @@ def _answering_errors(
         if error_score != "raise":
             warnings.warn(f"{what}\nThe split does not count.", FitFailedWarning, stacklevel=4)
             return
-        kept = "What was measured is lost: see results_file" if file is None else f"{file.path} has what was measured"
+        kept = f"{file.path} has what was measured" if file else "What was measured is lost, for want of a results_file"
         raise RuntimeError(f"{what}\n{kept}; error_score=nan goes on without the split.") from error
 
 

@@ -174,9 +174,10 @@ class EditsDisplay:
         for pair in self.pairs:
             if row is None or pair.row == row:
                 return pair
+        if not self.pairs:
+            raise ValueError("None of these pairs has an edit: there is nothing to draw.")
         rows = [str(pair.row) for pair in self.pairs[:10]] + ["…"] * (len(self.pairs) > 10)
-        remedy = f"choose one of {', '.join(rows)}" if rows else "there are none here"
-        raise ValueError(f"row={row} is no pair with edits: {remedy}.")
+        raise ValueError(f"row={row} is no pair with edits: choose one of {', '.join(rows)}.")
 
     def _repr_html_(self) -> str:
         return write_pairs(self.pairs[: self.max_pairs], list(self._describe_rest()))

@@ -73,8 +73,11 @@ def write_pairs(pairs: Sequence[ExplainedPair], not_shown: Sequence[str] = ()) -
 
 
 def write_fall(fall: float) -> str:
-    """Write a fall to two digits, with its sign."""
-    return "no text left" if isnan(fall) else f"{fall:+z.2f}"
+    """Write a fall with its sign, to two digits, or to four where these would be zero."""
+    if isnan(fall):
+        return "no text left"
+    digits = 4 if 0 < abs(fall) < 0.005 else 2
+    return f"{fall:+z.{digits}f}"
 
 
 def write_heading(pair: ExplainedPair) -> str:
@@ -132,7 +135,7 @@ def _describe(pair: ExplainedPair, without: float) -> str:
         return "Without this edit no text is left, which has no probability."
     change = "falls" if pair.probability >= without else "rises"
     return (
-        f"Without this edit the probability of {pair.predicted} {change} from {pair.probability:.3f} to {without:.3f}."
+        f"Without this edit the probability of {pair.predicted} {change} from {pair.probability:.4f} to {without:.4f}."
     )
 
 

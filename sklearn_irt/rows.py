@@ -30,8 +30,14 @@ def read_rows(X: Any, columns: BaseEstimator, *, reset: bool) -> list[Pair]:
         One entry a row.
     """
     pairs = read_pairs(X)
-    table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if pairs[0].before is None else 2))
-    validate_data(columns, table, reset=reset, skip_check_array=True)
+    single = pairs[0].before is None
+    table = X if hasattr(X, "columns") else np.empty((len(pairs), 1 if single else 2))
+    try:
+        validate_data(columns, table, reset=reset, skip_check_array=True)
+    except ValueError as error:
+        if reset or not single or hasattr(X, "columns"):
+            raise
+        raise ValueError(f"{error} A single pair is a list of one, [(before, after)], or X.iloc[[0]].") from error
     return pairs
 
 

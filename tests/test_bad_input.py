@@ -266,7 +266,7 @@ DATA = {
     ),
     "predict for single texts": (
         predict_of(lambda X: X["before"]),
-        *(ValueError, "X has 1 features", "is expecting 2 features"),
+        *(ValueError, "X has 1 features", "is expecting 2 features", r"A single pair is a list of one, \[\(before"),
     ),
     "predict for no rows": (predict_of(lambda X: X[:0]), ValueError, "X has no rows", "Look at what selected them"),
     "predict for a number": (predict_of(lambda X: X.assign(after=7)), TypeError, "Row 0, column 'after'", "astype"),

@@ -126,7 +126,7 @@ def test_numbers_and_hovered_texts_are_those_of_the_explanation(baseline, revisi
     assert [float(number) for number in page.numbers] == pytest.approx(explanation["fall"], abs=0.00501)
     assert page.titles == [
         f"Without this edit the probability of {edit.predicted} {'falls' if edit.fall >= 0 else 'rises'} from "
-        f"{edit.probability:.3f} to {edit.probability_without:.3f}."
+        f"{edit.probability:.4f} to {edit.probability_without:.4f}."
         for edit in explanation.itertuples()
     ]
     first = explanation.groupby("row").first()
@@ -137,6 +137,14 @@ def test_numbers_and_hovered_texts_are_those_of_the_explanation(baseline, revisi
 
 def shown_pair(row, pair, *, falls, probability=0.9):
     return ExplainedPair(row, find_edits(*pair), "style", probability, [probability - fall for fall in falls])
+
+
+@pytest.mark.parametrize(
+    ("fall", "written"), [(0.0052, "+0.01"), (0.0008, "+0.0008"), (-0.0008, "-0.0008"), (0, "+0.00")]
+)
+def test_a_small_fall_has_its_sign_and_digits_that_tell_it_from_none(fall, written):
+    page = page_of(EditsDisplay([shown_pair(0, ("a b", "a c"), falls=[fall])]))
+    assert page.numbers == [written]
 
 
 def test_shades_grow_with_the_fall_and_tell_it_from_a_rise():
@@ -300,7 +308,7 @@ class TestPlot:
         display = EditsDisplay.from_estimator(baseline, [("same", "same"), ("a b", "a c")])
         with pytest.raises(ValueError, match="row=0 is no pair with edits: choose one of 1"):
             display.plot(row=0)
-        with pytest.raises(ValueError, match="there are none"):
+        with pytest.raises(ValueError, match="None of these pairs has an edit"):
             EditsDisplay([]).plot()
 
     def test_without_matplotlib_it_says_what_to_install(self, monkeypatch):
