@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 def has_many_labels(y: Any) -> bool:
     """Return whether y is a matrix; a single column of labels is none."""
     try:
-        shape = np.shape(y)
+        shape = getattr(y, "shape", None) or np.asarray(y).shape  # np.shape asks more of an array-like
     except ValueError:  # rows of different length
         return False
     return len(shape) == 2 and shape[1] != 1
