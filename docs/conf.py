@@ -61,7 +61,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"benchmarks|__init__\.py",
+    "ignore_pattern": r"benchmarks|quickstart|__init__\.py",  # the quick start prints alone, for a terminal
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sklearn_irt",),
