@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from numeric_rows import ReadsNumbers
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -13,11 +14,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.validation import validate_data
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BartConfig, LlamaConfig
 
 from sklearn_irt import BackboneFeatures, IRTuningClassifier, make_frozen_baseline
-from sklearn_irt.pairs import Pair
 from sklearn_irt.pooled_states import POOLINGS, rows_between_calls
 from sklearn_irt.stack import read_depths
 from sklearn_irt.states_store import between_fits
@@ -389,19 +388,8 @@ class TestPipelines:
         }
 
 
-class NumericRows(BackboneFeatures):
-    """Reads each numeric row as a short text, so that all checks for numeric input run."""
-
-    def _read_pairs(self, X, columns):
-        rows = validate_data(columns, X, reset=columns is not self)
-        return [Pair(None, " ".join(f"{value:.0f}" for value in 2 * row)) for row in rows]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.string = False
-        tags.input_tags.allow_nan = False
-        return tags
+class NumericRows(ReadsNumbers, BackboneFeatures):
+    """Takes numeric rows, so that all checks for numeric input run."""
 
 
 @parametrize_with_checks(

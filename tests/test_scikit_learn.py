@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from numeric_rows import ReadsNumbers
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -12,27 +13,14 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold, c
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_classifier_multioutput, parametrize_with_checks
-from sklearn.utils.validation import validate_data
 
 from sklearn_irt import GradientNormSelection, IRTuningClassifier, make_edit_baseline
-from sklearn_irt.pairs import Pair
 
 TINY = {"max_epochs": 1, "precision": "fp32", "device": "cpu"}
 
 
-class NumericRows(IRTuningClassifier):
-    """Reads each numeric row as a short text, so that all checks for numeric input run."""
-
-    def _read_pairs(self, X, columns):
-        rows = validate_data(columns, X, reset=columns is not self)
-        return [Pair(None, " ".join(f"{value:.0f}" for value in 2 * row)) for row in rows]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.string = False
-        tags.input_tags.allow_nan = False
-        return tags
+class NumericRows(ReadsNumbers, IRTuningClassifier):
+    """Takes numeric rows, so that all checks for numeric input run."""
 
 
 class TinyDefault:
