@@ -287,7 +287,7 @@ def _find_measured(lines: Iterable[dict[str, Any]], described: Mapping[str, str]
 def _pay_once(contenders: Mapping[str, Any], check_interrupted: Callable[[], None]) -> None:
     for name, estimator in contenders.items():
         with _about(name):
-            pay_once([estimator])
+            pay_once(estimator)
         check_interrupted()
 
 

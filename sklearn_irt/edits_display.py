@@ -163,7 +163,7 @@ class EditsDisplay:
             _, ax = plt.subplots(figsize=(6.4, 1.2 + 0.3 * len(drawn)), layout="constrained")
         edits = only_edits(pair.pieces)
         _draw_bars(ax, [_label(edits[edit]) for edit in drawn], np.array(pair.falls)[drawn])
-        ax.set_title(f"Pair {pair.row}: {pair.predicted}, probability {pair.probability:.2f}", parse_math=False)
+        ax.set_title(write_heading(pair), parse_math=False)
         ax.set_xlabel("fall when the edit is taken back")
         if len(drawn) < len(edits):
             ax.set_ylabel(f"{len(drawn)} of {len(edits)} edits, those that matter most")

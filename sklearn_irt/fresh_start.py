@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sklearn.base import BaseEstimator, clone
 
@@ -36,18 +36,18 @@ def forget_earlier_fits() -> None:
         give_back_memory()
 
 
-def pay_once(estimators: Iterable[BaseEstimator]) -> None:
+def pay_once(estimator: BaseEstimator) -> None:
     """Pay what only the first fit of a process pays: imports, the timing of precision, the first look at the weights.
 
-    For this, whatever in the estimators has a backbone is fitted to two short texts, so that one whose backbone cannot
+    For this, whatever in the estimator has a backbone is fitted to two short texts, so that one whose backbone cannot
     be loaded fails here.
 
     Parameters
     ----------
-    estimators : iterable of BaseEstimator
-        Those that will be fitted, alone or as parts of others; they are left as they are.
+    estimator : BaseEstimator
+        One that will be fitted; it is left as it is.
     """
-    for part in (part for estimator in estimators for part in parts_of(estimator)):
+    for part in parts_of(estimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the fits that count will warn
             if isinstance(part, IRTuningClassifier):
